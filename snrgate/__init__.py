@@ -1,0 +1,18 @@
+"""Training on population risk in JAX: move a parameter only when its signal beats its noise.
+
+Litman & Guo, "A Theory of Generalization in Deep Learning", arXiv 2605.01172.
+"""
+
+from importlib.metadata import version as _version
+
+from snrgate import diagnostics as diagnostics
+from snrgate import gate as gate
+from snrgate.alias import adam as adam
+from snrgate.alias import adamw as adamw
+from snrgate.alias import from_per_example as from_per_example
+from snrgate.moments import Moments as Moments
+from snrgate.moments import value_and_moments as value_and_moments
+from snrgate.transform import SnrGateState as SnrGateState
+from snrgate.transform import snr_gate as snr_gate
+
+__version__ = _version("snrgate")

@@ -1,0 +1,242 @@
+"""Ready-made optimizers: optax's Adam and AdamW behind the gate, and per-example gradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from snrgate.annotations import ArrayLike, PyTree
+from snrgate.block import Block
+from snrgate.moments.per_example import moments_of_examples
+from snrgate.transform import snr_gate
+from snrgate.trees import flatten, is_masked
+
+__all__ = ["adam", "adamw", "from_per_example"]
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    mu_dtype: Any | None = None,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
+    mask: PyTree | Callable[[PyTree], PyTree] | None = None,
+    *,
+    nesterov: bool = False,
+    gate: str = "soft",
+    alpha: ArrayLike | None = None,
+    z: ArrayLike | None = None,
+    noise: str = "auto",
+    noise_decay: ArrayLike = 0.99,
+    softness: ArrayLike | None = None,
+    block: Block = "unit",
+    dataset_size: ArrayLike | None = None,
+    warmup_steps: ArrayLike = 0,
+    gate_weight_decay: bool = False,
+    gate_mask: PyTree | Callable[[PyTree], PyTree] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdamW that moves a parameter only as far as its signal beats its noise.
+
+    .. math::
+
+        \theta \leftarrow \theta - \eta \left(
+            q_t\, \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda_{wd}\, \theta \right)
+
+    with the gate :math:`q_t` of :func:`snrgate.snr_gate`. Beside Adam it holds one number more
+    for each block: with ``block="parameter"`` one more state vector.
+
+    Args:
+        learning_rate: as in :func:`optax.adamw`, like all arguments up to ``nesterov``.
+        b1: decay of the momentum.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment; it does not touch the gate.
+        eps_root: added under that root.
+        mu_dtype: dtype of the momentum.
+        weight_decay: decoupled weight decay.
+        mask: which parameters *decay*, as in optax; for which are gated see ``gate_mask``.
+        nesterov: Nesterov momentum.
+        gate: this and the following as in :func:`snrgate.snr_gate`.
+        alpha: threshold on signal / noise.
+        z: threshold in standard deviations of pure noise, default 1.
+        noise: "auto", "exact", "streaming" or "instantaneous".
+        noise_decay: decay of the running noise.
+        softness: softness of the soft and snr gates.
+        block: what shares one gate.
+        dataset_size: examples in a finite data set.
+        warmup_steps: first steps with an open gate.
+        gate_weight_decay: whether the gate multiplies the decay too, so that a parameter whose
+            gate is shut stays where it is.
+        gate_mask: the ``mask`` of :func:`snrgate.snr_gate`.
+
+    Returns:
+        An optax transformation; ``update`` needs ``params``.
+
+    Raises:
+        ValueError: as :func:`snrgate.snr_gate`.
+        TypeError: as :func:`snrgate.snr_gate`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import optax, snrgate
+        >>> def loss_fn(params, example):
+        ...     return (params["w"] @ example["x"] - example["y"]) ** 2
+        >>> tx = snrgate.adamw(1e-2, weight_decay=0.0)
+        >>> params = {"w": jnp.zeros(3)}
+        >>> state = tx.init(params)
+        >>> batch = {"x": jnp.ones((4, 3)), "y": jnp.array([1.0, 2.0, 1.5, 1.5])}
+        >>> loss, moments = snrgate.value_and_moments(loss_fn)(params, batch)
+        >>> updates, state = tx.update(moments.mean, state, params, **moments.extra_args())
+        >>> params = optax.apply_updates(params, updates)
+        >>> bool(params["w"][0] > 0), round(float(optax.tree.get(state, "gate_fraction")), 2)
+        (True, 0.98)
+
+    Source: Litman & Guo, arXiv 2605.01172, Algorithm 1: ``noise="streaming",
+    block="parameter", alpha=1, warmup_steps=0``.
+    """
+    scale = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    decay = optax.add_decayed_weights(weight_decay, mask)
+    gated = snr_gate(
+        optax.chain(scale, decay) if gate_weight_decay else scale,
+        gate=gate,
+        alpha=alpha,
+        z=z,
+        noise=noise,
+        noise_decay=noise_decay,
+        softness=softness,
+        block=block,
+        dataset_size=dataset_size,
+        warmup_steps=warmup_steps,
+        mask=gate_mask,
+    )
+    rate = optax.scale_by_learning_rate(learning_rate)
+    return optax.chain(gated, rate) if gate_weight_decay else optax.chain(gated, decay, rate)
+
+
+def adam(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    mu_dtype: Any | None = None,
+    *,
+    nesterov: bool = False,
+    mask: PyTree | Callable[[PyTree], PyTree] | None = None,
+    **gate_settings: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam behind the gate: :func:`snrgate.adamw` without weight decay.
+
+    Args:
+        learning_rate: as in :func:`optax.adam`, like all arguments up to ``nesterov``.
+        b1: decay of the momentum.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment; it does not touch the gate.
+        eps_root: added under that root.
+        mu_dtype: dtype of the momentum.
+        nesterov: Nesterov momentum.
+        mask: which parameters are gated, as in :func:`snrgate.snr_gate`.
+        **gate_settings: every other keyword of :func:`snrgate.snr_gate`.
+
+    Returns:
+        An optax transformation.
+
+    Raises:
+        ValueError: as :func:`snrgate.snr_gate`.
+        TypeError: as :func:`snrgate.snr_gate`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import snrgate
+        >>> tx = snrgate.adam(1e-3, noise="streaming", block="parameter", alpha=1.0)
+        >>> state = tx.init({"w": jnp.ones(3)})
+    """
+    return optax.chain(
+        snr_gate(
+            optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+            mask=mask,
+            **gate_settings,
+        ),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def from_per_example(
+    tx: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Drive a gated optimizer by per-example gradients with a leading axis.
+
+    The moments over the leading axis replace the gradients, as
+    ``optax.contrib.differentially_private_aggregate`` takes them.
+
+    Args:
+        tx: a transformation with a gate in it, of the whole parameter tree.
+
+    Returns:
+        A transformation whose ``update`` takes gradients of shape ``(b, *param.shape)`` and
+        needs ``params``. Put masks and partitions inside ``tx``, not around this.
+
+    Raises:
+        ValueError: ``params`` missing; a leaf without the example axis, or with another number of
+            examples; a single example; use inside ``optax.masked`` or ``optax.partition``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import snrgate
+        >>> tx = snrgate.from_per_example(snrgate.adamw(1e-3))
+        >>> params = {"w": jnp.zeros(3)}
+        >>> state = tx.init(params)
+        >>> per_example_grads = {"w": jnp.ones((8, 3))}
+        >>> updates, state = tx.update(per_example_grads, state, params)
+        >>> updates["w"].shape
+        (3,)
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def update_fn(
+        updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, optax.OptState]:
+        size = _example_count(updates, params)
+        moments = moments_of_examples(updates, jnp.ones(size, jnp.float32))
+        return tx.update(
+            moments.mean,
+            state,
+            params,
+            sum_sq_diff_grads=moments.sum_sq_diff,
+            sample_size=size,
+            **extra_args,
+        )
+
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+
+
+def _example_count(updates: PyTree, params: PyTree | None) -> int:
+    """The length of the leading axis that every leaf has over its parameter."""
+    if params is None:
+        raise ValueError(
+            "from_per_example needs params, to tell the example axis; call "
+            "update(per_example_grads, state, params)"
+        )
+    leaves = flatten(updates)
+    sizes = {}
+    for path, g, p in zip(leaves.paths, leaves.values, leaves.match(params, "params"), strict=True):
+        if is_masked(g):
+            raise ValueError(
+                f"from_per_example is inside optax.masked or optax.partition, which hides {path!r} "
+                "and would let it through with its example axis; put the mask inside: "
+                "from_per_example(optax.masked(...))"
+            )
+        if jnp.ndim(g) != jnp.ndim(p) + 1 or jnp.shape(g)[1:] != jnp.shape(p):
+            raise ValueError(
+                f"the gradient of {path!r} has shape {jnp.shape(g)}; per example it must be "
+                f"(b, *{jnp.shape(p)})"
+            )
+        sizes[path] = jnp.shape(g)[0]
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"the leaves disagree on the number of examples: {sizes}")
+    size = next(iter(sizes.values()))
+    if size < 2:
+        raise ValueError(f"a batch of {size} shows no noise; use at least two examples")
+    return size

@@ -1,0 +1,25 @@
+"""Shape annotations: jaxtyping's where it is installed, plain names where it is not.
+
+jaxtyping documents the arrays and lets the tests enforce the shapes; the library itself
+needs only jax, optax and numpy.
+"""
+
+from typing import Any
+
+from jax import Array
+from jax.typing import ArrayLike
+
+try:
+    from jaxtyping import Float, Int, PyTree
+except ImportError:
+
+    class _Shaped:
+        """Stands in for a jaxtyping dtype: ``Float[Array, "m n"]`` is ``Any``."""
+
+        def __class_getitem__(cls, item: Any) -> Any:
+            return Any
+
+    Float = Int = _Shaped
+    PyTree = Any
+
+__all__ = ["Array", "ArrayLike", "Float", "Int", "PyTree"]

@@ -1,0 +1,143 @@
+"""What the gate sees: gate fractions, the gradient noise scale and the risk of a step."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from snrgate.annotations import Array, Float, PyTree
+from snrgate.moments.statistics import Moments, pool_like
+from snrgate.trees import flatten
+
+__all__ = ["RiskDecrease", "gate_fraction_per_layer", "noise_scale", "risk_decrease"]
+
+
+def gate_fraction_per_layer(state: optax.OptState, params: PyTree) -> dict[str, Array]:
+    """Mean gate of the last step for each parameter tensor.
+
+    Args:
+        state: state of an optimizer with one gate in it.
+        params: the parameters it was initialised with (only their structure is used).
+
+    Returns:
+        ``path -> fraction``, float32 scalars in [0, 1]; 1 for a tensor that is not gated.
+
+    Raises:
+        ValueError: the state holds no gate, or that of another parameter tree.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import snrgate
+        >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+        >>> state = snrgate.adamw(1e-3).init(params)
+        >>> sorted(snrgate.diagnostics.gate_fraction_per_layer(state, params))
+        ['dense/bias', 'dense/kernel']
+    """
+    fractions = optax.tree.get(state, "gate_fractions")
+    if fractions is None:
+        raise ValueError("the state holds no gate; pass the state of a snrgate optimizer")
+    paths = flatten(params).paths
+    if fractions.shape != (len(paths),):
+        raise ValueError(
+            f"the gate was initialised with {fractions.shape} parameter tensors, params has "
+            f"{len(paths)}; pass the tree that tx.init was given"
+        )
+    return dict(zip(paths, fractions, strict=True))
+
+
+def _total(tree: PyTree) -> Array:
+    return sum((jnp.sum(x) for x in jax.tree.leaves(tree)), jnp.zeros((), jnp.float32))
+
+
+def noise_scale(moments: Moments) -> Float[Array, ""]:
+    r"""The gradient noise scale: the batch size at which signal and noise are equal.
+
+    .. math:: B = \frac{\operatorname{tr} \Sigma}{|G|^2}
+              \approx \frac{n \sum_k s_k}{\sum_k (\mu_k^2 - s_k)},
+              \qquad s = \frac{\sigma^2}{n - 1}
+
+    numerator and denominator both unbiased.
+
+    Args:
+        moments: moments of one batch, pooled or not.
+
+    Returns:
+        The scale in examples; infinite where the batch shows no signal at all.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import snrgate
+        >>> moments = snrgate.Moments(jnp.array([2.0]), jnp.array([6.0]), 3.0)
+        >>> print(snrgate.diagnostics.noise_scale(moments))
+        1.0
+
+    Source: McCandlish et al., arXiv 1812.06162, the simple noise scale.
+    """
+    noise = _total(moments.noise)
+    signal = _total(jax.tree.map(jnp.square, moments.mean)) - noise
+    n = jnp.asarray(moments.sample_size, noise.dtype)
+    return jnp.where(signal > 0, n * noise / jnp.where(signal > 0, signal, 1), jnp.inf)
+
+
+class RiskDecrease(NamedTuple):
+    """First-order decrease of the loss by one preconditioned gradient step.
+
+    Attributes:
+        training: of the loss on this batch, ``sum p * mu**2``; over-optimistic.
+        population: of the expected loss, ``sum p * (mu**2 - sigma2 / (b - 1))``; unbiased on
+            fresh examples.
+    """
+
+    training: Float[Array, ""]
+    population: Float[Array, ""]
+
+
+def risk_decrease(moments: Moments, preconditioner: PyTree | float = 1.0) -> RiskDecrease:
+    r"""How much a step lowers the training risk, and how much the population risk.
+
+    .. math::
+
+        \Delta_{train} = \sum_k p_k\, \mu_k^2, \qquad
+        \Delta_{pop} = \sum_k p_k \left(\mu_k^2 - \frac{\sigma_k^2}{b - 1}\right)
+
+    for the step :math:`-p_k \mu_k`. The second leaves out what each example does to itself: it is
+    the unbiased U-statistic of :math:`\sum p_k (E g_k)^2` when the examples are fresh and
+    :math:`p` does not depend on them.
+
+    Args:
+        moments: moments of one batch.
+        preconditioner: the step per unit of gradient: a scalar, or a tree like the parameters (for
+            Adam, ``learning_rate * (1 - b1) / (sqrt(v) + eps)`` is the part that this batch
+            decides). Against pooled moments it must be constant on each block, shape of the sums.
+
+    Returns:
+        Both decreases, in units of the loss.
+
+    Raises:
+        ValueError: a preconditioner that varies inside a pooled block.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import snrgate
+        >>> moments = snrgate.Moments(jnp.array([2.0]), jnp.array([6.0]), 3.0)
+        >>> decrease = snrgate.diagnostics.risk_decrease(moments, 0.5)
+        >>> print(decrease.training, decrease.population)
+        2.0 1.5
+
+    Source: Litman & Guo, arXiv 2605.01172, the population-risk objective.
+    """
+    leaves = flatten(moments.mean)
+    noises = leaves.match(moments.noise, "moments.sum_sq_diff")
+    steps = leaves.match(jax.tree.broadcast(preconditioner, moments.mean), "preconditioner")
+    training = population = jnp.zeros((), jnp.float32)
+    for path, mean, noise, p in zip(leaves.paths, leaves.values, noises, steps, strict=True):
+        if jnp.ndim(p) and jnp.shape(p) != noise.shape:
+            raise ValueError(
+                f"the preconditioner of {path!r} has shape {jnp.shape(p)}, the noise {noise.shape}; "
+                "use moments with block='parameter', or one number a block"
+            )
+        signal_sq = pool_like(jnp.square(mean), noise)
+        training += jnp.sum(p * signal_sq)
+        population += jnp.sum(p * (signal_sq - noise))
+    return RiskDecrease(training, population)

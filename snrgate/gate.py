@@ -1,0 +1,225 @@
+r"""The gate: how much of an update to let through, from its signal and its noise.
+
+Pure functions. ``signal_sq`` is the square of an estimate of the mean gradient and ``noise``
+the variance of one batch's mean gradient, ``sigma2 / (b - 1)``, both in units of gradient
+squared and of one shape (or of shapes that broadcast on purpose, as a per-tensor noise does).
+Every gate is a function of their ratio alone: multiplying the loss by a constant changes
+nothing, there is no epsilon, and ``0 / 0`` (a parameter without gradient) is a shut gate.
+
+A *pooled* gate is the same function of sums over a block of parameters (:func:`pool`).
+Where to put the threshold follows from what pure noise does (:func:`null_level`).
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from snrgate.annotations import Array, ArrayLike, Float
+
+__all__ = ["GATES", "hard", "momentum_variance", "null_level", "pool", "snr", "soft"]
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """``numerator / denominator``, and 0 where the numerator is 0."""
+    positive = numerator > 0
+    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)
+
+
+def hard(
+    signal_sq: Float[ArrayLike, "*shape"],
+    noise: Float[ArrayLike, "*#shape"],
+    alpha: ArrayLike = 1.0,
+) -> Float[Array, "*shape"]:
+    r"""The paper's rule: open exactly where the signal exceeds the noise.
+
+    .. math:: q = 1[\mu^2 > \alpha\, \sigma^2 / (b - 1)]
+
+    Args:
+        signal_sq: squared mean gradient, any shape.
+        noise: variance of the batch mean; broadcasts against ``signal_sq``.
+        alpha: threshold on ``signal_sq / noise``.
+
+    Returns:
+        Zeros and ones in the shape and dtype of ``signal_sq``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from snrgate import gate
+        >>> gate.hard(jnp.array([4.0, 1.0, 0.0]), jnp.array([1.0, 4.0, 0.0]))
+        Array([1., 0., 0.], dtype=float32)
+
+    Source: Litman & Guo, arXiv 2605.01172; with ``alpha=1`` and the moments of one batch it is
+    the criterion of Mahsereci et al., arXiv 1703.09580, coordinate by coordinate.
+    """
+    signal_sq, noise = jnp.asarray(signal_sq), jnp.asarray(noise)
+    return (signal_sq > alpha * noise).astype(signal_sq.dtype)
+
+
+def soft(
+    signal_sq: Float[ArrayLike, "*shape"],
+    noise: Float[ArrayLike, "*#shape"],
+    alpha: ArrayLike = 1.0,
+    softness: ArrayLike | None = None,
+) -> Float[Array, "*shape"]:
+    r"""The soft gate of Algorithm 1; by default positive-part James-Stein shrinkage.
+
+    .. math::
+
+        d = \max(\mu^2 - \alpha s, 0), \qquad q = \frac{d}{d + \lambda s}
+
+    With :math:`\lambda = \alpha` (the default) this is :math:`\max(0, 1 - \alpha s / \mu^2)`.
+
+    Args:
+        signal_sq: squared mean gradient :math:`\mu^2`, any shape.
+        noise: variance of the batch mean :math:`s`; broadcasts against ``signal_sq``.
+        alpha: threshold on ``signal_sq / noise``.
+        softness: :math:`\lambda`, how slowly the gate opens above the threshold; ``None`` is
+            ``alpha``, and ``0`` is the hard gate.
+
+    Returns:
+        Values in [0, 1] in the shape and dtype of ``signal_sq``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from snrgate import gate
+        >>> gate.soft(jnp.array([4.0, 1.0, 0.0]), jnp.array([1.0, 4.0, 0.0]))
+        Array([0.75, 0.  , 0.  ], dtype=float32)
+
+    Source: Litman & Guo, arXiv 2605.01172, Algorithm 1 (reconstruction).
+    """
+    signal_sq, noise = jnp.asarray(signal_sq), jnp.asarray(noise)
+    excess = jnp.maximum(signal_sq - alpha * noise, 0)
+    softness = alpha if softness is None else softness
+    return _ratio(excess, excess + softness * noise).astype(signal_sq.dtype)
+
+
+def snr(
+    signal_sq: Float[ArrayLike, "*shape"],
+    noise: Float[ArrayLike, "*#shape"],
+    softness: ArrayLike = 1.0,
+) -> Float[Array, "*shape"]:
+    r"""The smooth gate: never quite shut, never quite open.
+
+    .. math:: q = \frac{\mu^2}{\mu^2 + \lambda s}
+
+    Args:
+        signal_sq: squared mean gradient :math:`\mu^2`, any shape.
+        noise: variance of the batch mean :math:`s`; broadcasts against ``signal_sq``.
+        softness: :math:`\lambda`, the ratio of signal to noise at which the gate is half open.
+
+    Returns:
+        Values in [0, 1] in the shape and dtype of ``signal_sq``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from snrgate import gate
+        >>> gate.snr(jnp.array([4.0, 1.0, 0.0]), jnp.array([1.0, 4.0, 0.0]))
+        Array([0.8, 0.2, 0. ], dtype=float32)
+
+    Source: Litman & Guo, arXiv 2605.01172, released package (reconstruction).
+    """
+    signal_sq, noise = jnp.asarray(signal_sq), jnp.asarray(noise)
+    return _ratio(signal_sq, signal_sq + softness * noise).astype(signal_sq.dtype)
+
+
+# One signature for the transformation: (signal_sq, noise, alpha, softness) -> gate.
+GATES: dict[str, Callable[[Array, Array, ArrayLike, ArrayLike], Array]] = {
+    "hard": lambda signal_sq, noise, alpha, softness: hard(signal_sq, noise, alpha),
+    "soft": soft,
+    "snr": lambda signal_sq, noise, alpha, softness: snr(signal_sq, noise, softness),
+}
+
+
+def pool(x: Float[ArrayLike, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
+    r"""Sum evidence over the axes of a block, keeping them with size 1.
+
+    .. math:: T = \frac{\sum_k \mu_k^2}{\sum_k s_k}
+
+    is tested in place of :math:`\mu_k^2 / s_k`: pool both, then gate, then broadcast.
+
+    Args:
+        x: a squared signal, a noise or a sum of squared differences, shape of the parameter.
+        axes: the axes that one block spans; ``()`` leaves ``x`` as it is.
+
+    Returns:
+        The sums, shape of ``x`` with size 1 on ``axes``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from snrgate import gate
+        >>> gate.pool(jnp.ones((3, 2)), (0,))
+        Array([[3., 3.]], dtype=float32)
+    """
+    return jnp.sum(jnp.asarray(x), axis=axes, keepdims=True) if axes else jnp.asarray(x)
+
+
+def momentum_variance(b1: ArrayLike, count: ArrayLike) -> Float[Array, ""]:
+    r"""Variance of a bias-corrected momentum of independent gradients of variance one.
+
+    .. math:: \kappa_t = \frac{1 - b_1}{1 + b_1} \cdot \frac{1 + b_1^t}{1 - b_1^t}
+
+    1 at the first step, :math:`(1 - b_1) / (1 + b_1)` in the long run.
+
+    Args:
+        b1: decay of the momentum, in [0, 1).
+        count: number of gradients averaged so far, at least 1.
+
+    Returns:
+        The variance, a scalar, in units of the variance of one batch's mean gradient.
+
+    Example:
+        >>> from snrgate import gate
+        >>> print(f"{gate.momentum_variance(0.9, 1):.3f} {gate.momentum_variance(0.9, 1000):.3f}")
+        1.000 0.053
+    """
+    decayed = jnp.power(jnp.asarray(b1, jnp.result_type(float)), count)
+    return (1 - b1) / (1 + b1) * (1 + decayed) / (1 - decayed)
+
+
+def null_level(
+    noise: str,
+    b1: ArrayLike,
+    count: ArrayLike,
+    sample_size: ArrayLike | None = None,
+    dataset_size: ArrayLike | None = None,
+) -> Float[Array, ""]:
+    r"""What ``signal_sq / noise`` is on average where there is nothing to learn.
+
+    With :math:`\kappa_t` of :func:`momentum_variance` and the share :math:`f = b / n` of the data
+    set that one batch shows (0 for fresh data), the averaged exact noise has the level
+
+    .. math:: f + (1 - f)\,\kappa_t ,
+
+    because the gradient of the whole finite data set is itself a noisy estimate of the
+    population's. The streaming noise sees only how batches differ, so its level is
+
+    .. math:: \frac{f + (1 - f)\,\kappa_t}{(1 - f)\,(1 + \kappa_\infty)} ,
+
+    which tends to the paper's finite-data :math:`b / (n - b)` as :math:`b_1 \to 1`. The noise of
+    a single batch, against the mean of that same batch, has the level 1.
+
+    Args:
+        noise: "exact", "streaming" or "instantaneous".
+        b1: decay of the momentum whose square is the signal.
+        count: the step, starting at 1.
+        sample_size: examples in the batch, :math:`b`; needed with ``dataset_size``.
+        dataset_size: examples in the data set, :math:`n`; ``None`` for fresh data.
+
+    Returns:
+        The level, a scalar: the threshold ``alpha`` of ``z = 1``.
+
+    Example:
+        >>> from snrgate import gate
+        >>> print(f"{gate.null_level('exact', 0.9, 1000):.4f}")
+        0.0526
+        >>> print(f"{gate.null_level('exact', 0.9, 1000, sample_size=128, dataset_size=1200):.4f}")
+        0.1537
+    """
+    if noise == "instantaneous":
+        return jnp.ones((), jnp.result_type(float))
+    share = 0.0 if dataset_size is None else jnp.minimum(sample_size / dataset_size, 1)
+    level = share + (1 - share) * momentum_variance(b1, count)
+    if noise == "streaming":
+        # Batches that are the whole data set do not differ: nothing can be said, the gate shuts.
+        level = level / ((1 - share) * (1 + (1 - b1) / (1 + b1)))
+    return level

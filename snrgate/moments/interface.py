@@ -1,0 +1,227 @@
+"""``value_and_moments``: the loss of a batch and the moments of its per-example gradients."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snrgate.annotations import Array, Float, PyTree
+from snrgate.block import BLOCKS, Block
+from snrgate.moments.per_example import vmap_moments
+from snrgate.moments.statistics import Moments, merge, merge_across
+from snrgate.trees import check_floating, flatten
+
+__all__ = ["value_and_moments"]
+
+METHODS = {"auto": vmap_moments, "vmap": vmap_moments}
+
+
+def value_and_moments(
+    loss_fn: Callable[..., Any],
+    *,
+    method: str = "auto",
+    block: Block = "parameter",
+    microbatch_size: int | None = None,
+    axis_name: Any = None,
+    has_aux: bool = False,
+) -> Callable[..., tuple[Any, Moments]]:
+    r"""Turn the loss of one example into the loss and the gradient moments of a batch.
+
+    .. math::
+
+        \mu = \frac1n \sum_i g_i, \qquad M = \sum_i (g_i - \mu)^2, \qquad
+        g_i = \nabla_\theta\, \ell(\theta, x_i)
+
+    Args:
+        loss_fn: ``(params, example) -> loss`` with a scalar loss, written for ONE example: every
+            leaf of ``example`` comes without its batch axis. With ``has_aux`` it returns
+            ``(loss, aux)``. Random keys (dropout) are part of the example.
+        method: "vmap" materialises per-example gradients; "auto" chooses for you.
+        block: what to sum the squared differences over: "parameter" (nothing), "unit", "tensor"
+            or ``(path, shape) -> axes``; see :func:`snrgate.block.block_axes`. A gate that pools
+            needs no more than the pooled sums.
+        microbatch_size: examples handled at once; memory for per-example gradients is bounded by
+            it. Any size will do, the last microbatch may be ragged. ``None`` takes all at once.
+        axis_name: name of the mapped axis (pmap, shard_map) over which the batch is spread;
+            the moments are merged over it exactly.
+        has_aux: whether ``loss_fn`` returns an auxiliary output besides the loss.
+
+    Returns:
+        A function ``(params, batch, *, weights=None) -> (loss, moments)``, or
+        ``((loss, aux), moments)``. ``batch`` is the tree of examples with a leading axis ``b``.
+        ``weights``, shape ``(b,)``, says how often each example counts: 0 for padding (whose
+        content, NaN included, is ignored), 1 for an example, 2 for one that stands for two. They
+        are counts, not importance weights. ``loss`` is the weighted mean, ``aux`` has the
+        leading axis ``b``, ``moments`` are :class:`~snrgate.Moments`, float32 or wider.
+
+    Raises:
+        ValueError: an unknown method or block; leading axes that differ; an empty batch, or one
+            of a single example (no noise can be estimated); a loss that is not a scalar; weights
+            of another shape, or negative.
+        TypeError: a parameter that is not a real floating-point array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import snrgate
+        >>> def loss_fn(params, example):
+        ...     x, y = example
+        ...     return (x @ params["w"] - y) ** 2
+        >>> grad_fn = snrgate.value_and_moments(loss_fn)
+        >>> batch = (jnp.eye(2), jnp.array([1.0, 3.0]))
+        >>> loss, moments = grad_fn({"w": jnp.zeros(2)}, batch)
+        >>> print(loss, moments.mean["w"], moments.sum_sq_diff["w"], moments.sample_size)
+        5.0 [-1. -3.] [ 2. 18.] 2.0
+
+    Source: the rule's statistics, Litman & Guo, arXiv 2605.01172; merging of groups, Chan, Golub
+    & LeVeque, "Algorithms for computing the sample variance", 1983.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown; use one of {sorted(METHODS)}")
+    if not callable(block) and block not in BLOCKS:
+        raise ValueError(f"block={block!r} is unknown; use one of {sorted(BLOCKS)} or a function")
+    if microbatch_size is not None and microbatch_size < 1:
+        raise ValueError(f"microbatch_size={microbatch_size} must be at least 1")
+    compute = METHODS[method]
+    scalar_loss = _refuse_non_scalar(loss_fn, has_aux)
+
+    def grad_fn(
+        params: PyTree, batch: PyTree, *, weights: Float[Array, " b"] | None = None
+    ) -> tuple[Any, Moments]:
+        check_floating(flatten(params), "parameter")
+        size = _batch_size(batch)
+        if size == 1 and axis_name is None:
+            raise ValueError(
+                "the batch has one example, which shows no noise; use at least two, or give "
+                "axis_name= if it is spread over devices"
+            )
+        weights = _check_weights(weights, size)
+        params, weights = _vary_like((params, weights), batch)
+        chunk = microbatch_size or size
+
+        def run(chunk_of_batch: PyTree, chunk_weights: Array) -> tuple[Array, Any, Moments]:
+            return compute(
+                scalar_loss, params, chunk_of_batch, chunk_weights, block=block, has_aux=has_aux
+            )
+
+        if chunk >= size:
+            loss, aux, moments = run(batch, weights)
+        else:
+            loss, aux, moments = _in_microbatches(run, batch, weights, chunk)
+        if axis_name is not None:
+            own = loss * moments.sample_size.astype(loss.dtype)
+            moments = merge_across(moments, axis_name)
+            n = jnp.where(moments.sample_size > 0, moments.sample_size, 1)
+            loss = jax.lax.psum(own, axis_name) / n.astype(loss.dtype)
+        return ((loss, aux) if has_aux else loss), moments
+
+    return grad_fn
+
+
+def _in_microbatches(
+    run: Callable[..., Any], batch: PyTree, weights: Float[Array, " b"], chunk: int
+) -> tuple[Array, Any, Moments]:
+    """Scan over microbatches of ``chunk`` examples, merging as they come."""
+    size = weights.shape[0]
+    count = -(-size // chunk)
+    # The last microbatch is filled with repetitions of the last example, of weight zero.
+    index = np.minimum(np.arange(count * chunk), size - 1).reshape(count, chunk)
+    kept = (np.arange(count * chunk) < size).reshape(count, chunk)
+    chunks = jax.tree.map(lambda x: x[index], batch)
+    chunk_weights = jnp.where(kept, weights[index], 0)
+
+    def body(carry: Any, xs: Any) -> tuple[Any, Any]:
+        loss_sum, moments = carry
+        loss, aux, new = run(*xs)
+        loss_sum = loss_sum + loss * new.sample_size.astype(loss.dtype)
+        return (loss_sum, merge(moments, new)), aux
+
+    first = jax.tree.map(lambda x: x[0], (chunks, chunk_weights))
+    shapes = jax.eval_shape(run, *first)
+    zeros = jax.tree.map(lambda s: _zeros_varying_like(s, chunk_weights), (shapes[0], shapes[2]))
+    (loss_sum, moments), aux = jax.lax.scan(body, zeros, (chunks, chunk_weights))
+    total = jnp.where(moments.sample_size > 0, moments.sample_size, 1)
+    aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], aux)
+    return loss_sum / total.astype(loss_sum.dtype), aux, moments
+
+
+def _varying_axes(x: Any) -> frozenset[str]:
+    return getattr(jax.typeof(x), "vma", frozenset())
+
+
+def _vary(x: Array, axes: frozenset[str]) -> Array:
+    missing = tuple(sorted(axes - _varying_axes(x)))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
+def _vary_like(tree: PyTree, batch: PyTree) -> PyTree:
+    """Let parameters and weights vary over the devices over which the batch does.
+
+    Inside ``jax.shard_map`` with ``check_vma=True`` the gradient with respect to a *replicated*
+    parameter is summed over devices without saying so; per-example gradients must not be.
+    """
+    axes = frozenset().union(*map(_varying_axes, jax.tree.leaves(batch)))
+    return jax.tree.map(lambda x: _vary(x, axes), tree) if axes else tree
+
+
+def _zeros_varying_like(shape: Any, like: Array) -> Array:
+    axes = getattr(shape, "vma", None) or _varying_axes(like)
+    return _vary(jnp.zeros(shape.shape, shape.dtype), frozenset(axes))
+
+
+def _batch_size(batch: PyTree) -> int:
+    """The number of examples, which every leaf must agree on."""
+    leaves = flatten(batch)
+    sizes = {}
+    for path, x in zip(leaves.paths, leaves.values, strict=True):
+        if jnp.ndim(x) == 0:
+            raise ValueError(
+                f"batch leaf {path!r} is a scalar; every leaf needs a leading example axis "
+                "(close over what all examples share)"
+            )
+        sizes[path] = jnp.shape(x)[0]
+    if len(set(sizes.values())) != 1:
+        raise ValueError(
+            f"batch leaves disagree on the number of examples: {sizes or 'there are no leaves'}; "
+            "every leaf needs the same leading axis"
+        )
+    size = next(iter(sizes.values()))
+    if size == 0:
+        raise ValueError("the batch is empty; skip the step, or pad it and give weights=")
+    return size
+
+
+def _refuse_non_scalar(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[..., Any]:
+    """``loss_fn``, checked while it is traced."""
+
+    @functools.wraps(loss_fn)
+    def scalar_loss(params: PyTree, example: PyTree) -> Any:
+        out = loss_fn(params, example)
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            raise ValueError("with has_aux=True the loss must return (loss, aux)")
+        loss = out[0] if has_aux else out
+        if isinstance(loss, tuple) or jnp.shape(loss) != ():
+            got = f"a {type(loss).__name__}" if isinstance(loss, tuple) else jnp.shape(loss)
+            raise ValueError(
+                f"the loss of one example must be a scalar, not {got}; sum or average it inside "
+                "loss_fn, which sees one example without its batch axis"
+                + ("" if has_aux else ", or set has_aux=True if it returns (loss, aux)")
+            )
+        return out
+
+    return scalar_loss
+
+
+def _check_weights(weights: Any, size: int) -> Float[Array, " b"]:
+    if weights is None:
+        return np.ones(size, np.float32)
+    if jnp.shape(weights) != (size,):
+        raise ValueError(
+            f"weights have shape {jnp.shape(weights)} for a batch of {size} examples; "
+            f"give one weight an example, shape ({size},)"
+        )
+    if not isinstance(weights, jax.core.Tracer) and np.any(~(np.asarray(weights) >= 0)):
+        raise ValueError("weights count examples: they must be numbers >= 0")
+    return jnp.asarray(weights, jnp.promote_types(jnp.result_type(weights), jnp.float32))

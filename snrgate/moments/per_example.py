@@ -1,0 +1,81 @@
+"""Moments from the per-example gradients themselves: the plain reference, ``method="vmap"``."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from snrgate.annotations import Array, Float, PyTree
+from snrgate.block import Block, block_axes
+from snrgate.gate import pool
+from snrgate.moments.statistics import Moments, accumulator_dtype
+from snrgate.trees import flatten
+
+__all__ = ["moments_of_examples", "vmap_moments"]
+
+
+def _expand(weights: Float[Array, " b"], like: Array) -> Array:
+    return weights.reshape(weights.shape + (1,) * (like.ndim - 1)).astype(like.dtype)
+
+
+def weighted_mean(x: Float[Array, "b ..."], weights: Float[Array, " b"]) -> Float[Array, "..."]:
+    """Mean over examples; those of weight zero do not count, whatever they hold."""
+    x = x.astype(accumulator_dtype(x.dtype))
+    w = _expand(weights, x)
+    total = jnp.sum(weights)
+    return jnp.sum(jnp.where(w > 0, x, 0) * w, axis=0) / jnp.where(total > 0, total, 1).astype(
+        x.dtype
+    )
+
+
+def moments_of_examples(
+    grads: PyTree, weights: Float[Array, " b"], block: Block = "parameter"
+) -> Moments:
+    """Moments of gradients that carry a leading example axis.
+
+    Args:
+        grads: tree of per-example gradients, each ``(b, *shape)``.
+        weights: how often each example counts; 0 marks padding, which may hold anything.
+        block: over which block to sum the squared differences.
+
+    Returns:
+        The moments, at least float32.
+    """
+    leaves = flatten(grads)
+    means, sums = [], []
+    for path, g in zip(leaves.paths, leaves.values, strict=True):
+        mean = weighted_mean(g, weights)
+        w = _expand(weights, g.astype(mean.dtype))
+        squares = jnp.sum(jnp.where(w > 0, jnp.square(g.astype(mean.dtype) - mean), 0) * w, axis=0)
+        means.append(mean)
+        sums.append(pool(squares, block_axes(block, path, mean.shape)))
+    return Moments(leaves.unflatten(means), leaves.unflatten(sums), jnp.sum(weights))
+
+
+def vmap_moments(
+    loss_fn: Callable[..., Any],
+    params: PyTree,
+    batch: PyTree,
+    weights: Float[Array, " b"],
+    *,
+    block: Block,
+    has_aux: bool,
+) -> tuple[Float[Array, ""], Any, Moments]:
+    """Mean loss, per-example auxiliary output and moments by ``jax.vmap`` of ``jax.grad``.
+
+    Args:
+        loss_fn: ``(params, example) -> loss`` or ``(loss, aux)``.
+        params: tree of floating-point arrays.
+        batch: tree of arrays ``(b, ...)``.
+        weights: how often each example counts, ``(b,)``.
+        block: over which block to sum the squared differences.
+        has_aux: whether ``loss_fn`` returns an auxiliary output.
+
+    Returns:
+        ``(loss, aux, moments)``; ``aux`` has a leading example axis, and is ``None`` without.
+    """
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
+    value, grads = jax.vmap(value_and_grad, in_axes=(None, 0))(params, batch)
+    losses, aux = value if has_aux else (value, None)
+    return weighted_mean(losses, weights), aux, moments_of_examples(grads, weights, block)
