@@ -48,8 +48,8 @@ def block_axes(block: Block, path: str, shape: tuple[int, ...]) -> tuple[int, ..
     Args:
         block: "parameter" (none), "unit" (everything that feeds one output unit: all axes but
             the last; the rows of an ``embedding``; the input axis of a ``query``, ``key`` or
-            ``value`` kernel with heads; a bias is one number a unit as it is), "tensor" (all axes), or a function of the path and the
-            shape.
+            ``value`` kernel with heads; a bias is one number a unit as it is), "tensor" (all
+            axes), or a function of the path and the shape.
         path: the parameter's place in the tree, keys joined by "/".
         shape: the parameter's shape.
 

@@ -134,8 +134,8 @@ def risk_decrease(moments: Moments, preconditioner: PyTree | float = 1.0) -> Ris
     for path, mean, noise, p in zip(leaves.paths, leaves.values, noises, steps, strict=True):
         if jnp.ndim(p) and jnp.shape(p) != noise.shape:
             raise ValueError(
-                f"the preconditioner of {path!r} has shape {jnp.shape(p)}, the noise {noise.shape}; "
-                "use moments with block='parameter', or one number a block"
+                f"the preconditioner of {path!r} has shape {jnp.shape(p)}, the noise "
+                f"{noise.shape}; use moments with block='parameter', or one number a block"
             )
         signal_sq = pool_like(jnp.square(mean), noise)
         training += jnp.sum(p * signal_sq)

@@ -183,7 +183,9 @@ def snr_gate(
         # From here on: lists over the gated leaves.
         gated = select(updates, mask, params)
         grads = [g.astype(accumulator_dtype(g.dtype)) for g in gated.pick(updates, "updates")]
-        axes = [block_axes(block, path, g.shape) for path, g in zip(gated.paths, grads)]
+        axes = [
+            block_axes(block, path, g.shape) for path, g in zip(gated.paths, grads, strict=True)
+        ]
 
         own: list[Array] = []
         decay: ArrayLike = 0.0
@@ -198,12 +200,14 @@ def snr_gate(
             own = momentum = _average(previous, grads, decay)
 
         if kind == "streaming":
-            noises = [pool(jnp.square(g - m), a) for g, m, a in zip(grads, previous, axes)]
+            noises = [
+                pool(jnp.square(g - m), a) for g, m, a in zip(grads, previous, axes, strict=True)
+            ]
         else:
             sums = gated.pick(sum_sq_diff_grads, "sum_sq_diff_grads")
             noises = [
                 noise_of_mean(g, pooled_sums(path, ssd, g, a), sample_size)
-                for path, ssd, g, a in zip(gated.paths, sums, grads, axes)
+                for path, ssd, g, a in zip(gated.paths, sums, grads, axes, strict=True)
             ]
         running: list[Array] = []
         if averaged:
@@ -222,11 +226,11 @@ def snr_gate(
                 1,
                 GATES[gate](pool(jnp.square(m.astype(s.dtype)), a), s, threshold, lam),
             )
-            for m, s, a in zip(momentum, noises, axes)
+            for m, s, a in zip(momentum, noises, axes, strict=True)
         ]
         through = [
             (u * q).astype(u.dtype)
-            for u, q in zip(gated.pick(new_updates, "the inner update"), values)
+            for u, q in zip(gated.pick(new_updates, "the inner update"), values, strict=True)
         ]
         fractions, overall = _fractions(values, grads, gated)
         return gated.put(through, new_updates), SnrGateState(
@@ -243,7 +247,7 @@ def snr_gate(
 
 def _average(old: list[Array], new: list[Array], decay: ArrayLike) -> list[Array]:
     """One step of an exponential moving average, in the dtype of the average."""
-    return [(decay * a + (1 - decay) * x).astype(a.dtype) for a, x in zip(old, new)]
+    return [(decay * a + (1 - decay) * x).astype(a.dtype) for a, x in zip(old, new, strict=True)]
 
 
 def _zeros(gated: Selection, params: PyTree, block: Block) -> PyTree:
@@ -253,7 +257,7 @@ def _zeros(gated: Selection, params: PyTree, block: Block) -> PyTree:
             jnp.zeros(
                 pooled_shape(p.shape, block_axes(block, path, p.shape)), accumulator_dtype(p.dtype)
             )
-            for path, p in zip(gated.paths, gated.pick(params, "params"))
+            for path, p in zip(gated.paths, gated.pick(params, "params"), strict=True)
         ]
     )
 
