@@ -199,7 +199,7 @@ def from_per_example(
         updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, optax.OptState]:
         size = _example_count(updates, params)
-        moments = moments_of_examples(updates, jnp.ones(size, jnp.float32))
+        moments = moments_of_examples(updates, jnp.ones(size))
         return tx.update(
             moments.mean,
             state,

@@ -220,6 +220,9 @@ def snr_gate(
             level = null_level(kind, decay, count, sample_size, dataset_size)
             threshold = level if z is None else jnp.square(z) * level
         lam = threshold if softness is None else softness
+        if kind == "streaming":
+            # At the first step noise and squared signal are one number: rounding must not open it.
+            threshold = threshold * (1 + 8 * jnp.finfo(jnp.result_type(float)).eps)
         values = [
             jnp.where(
                 count <= warmup_steps,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snrgate.annotations import Array, Float, PyTree
+from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.block import BLOCKS, Block
 from snrgate.moments.per_example import vmap_moments
 from snrgate.moments.statistics import Moments, merge, merge_across
@@ -88,7 +88,7 @@ def value_and_moments(
     scalar_loss = _refuse_non_scalar(loss_fn, has_aux)
 
     def grad_fn(
-        params: PyTree, batch: PyTree, *, weights: Float[Array, " b"] | None = None
+        params: PyTree, batch: PyTree, *, weights: ArrayLike | None = None
     ) -> tuple[Any, Moments]:
         check_floating(flatten(params), "parameter")
         size = _batch_size(batch)
@@ -140,7 +140,9 @@ def _in_microbatches(
 
     first = jax.tree.map(lambda x: x[0], (chunks, chunk_weights))
     shapes = jax.eval_shape(run, *first)
-    zeros = jax.tree.map(lambda s: _zeros_varying_like(s, chunk_weights), (shapes[0], shapes[2]))
+    zeros = jax.tree.map(
+        lambda s: _vary(jnp.zeros(s.shape, s.dtype), _varying_axes(s)), (shapes[0], shapes[2])
+    )
     (loss_sum, moments), aux = jax.lax.scan(body, zeros, (chunks, chunk_weights))
     total = jnp.where(moments.sample_size > 0, moments.sample_size, 1)
     aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], aux)
@@ -148,7 +150,9 @@ def _in_microbatches(
 
 
 def _varying_axes(x: Any) -> frozenset[str]:
-    return getattr(jax.typeof(x), "vma", frozenset())
+    """The mapped axes of ``jax.shard_map`` over which a value differs."""
+    aval = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    return aval.manual_axis_type.varying
 
 
 def _vary(x: Array, axes: frozenset[str]) -> Array:
@@ -164,11 +168,6 @@ def _vary_like(tree: PyTree, batch: PyTree) -> PyTree:
     """
     axes = frozenset().union(*map(_varying_axes, jax.tree.leaves(batch)))
     return jax.tree.map(lambda x: _vary(x, axes), tree) if axes else tree
-
-
-def _zeros_varying_like(shape: Any, like: Array) -> Array:
-    axes = getattr(shape, "vma", None) or _varying_axes(like)
-    return _vary(jnp.zeros(shape.shape, shape.dtype), frozenset(axes))
 
 
 def _batch_size(batch: PyTree) -> int:
@@ -215,8 +214,9 @@ def _refuse_non_scalar(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[.
 
 
 def _check_weights(weights: Any, size: int) -> Float[Array, " b"]:
+    dtype = jnp.result_type(float)
     if weights is None:
-        return np.ones(size, np.float32)
+        return jnp.ones(size, dtype)
     if jnp.shape(weights) != (size,):
         raise ValueError(
             f"weights have shape {jnp.shape(weights)} for a batch of {size} examples; "
@@ -224,4 +224,4 @@ def _check_weights(weights: Any, size: int) -> Float[Array, " b"]:
         )
     if not isinstance(weights, jax.core.Tracer) and np.any(~(np.asarray(weights) >= 0)):
         raise ValueError("weights count examples: they must be numbers >= 0")
-    return jnp.asarray(weights, jnp.promote_types(jnp.result_type(weights), jnp.float32))
+    return jnp.asarray(weights, dtype)

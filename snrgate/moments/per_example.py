@@ -46,8 +46,9 @@ def moments_of_examples(
     means, sums = [], []
     for path, g in zip(leaves.paths, leaves.values, strict=True):
         mean = weighted_mean(g, weights)
-        w = _expand(weights, g.astype(mean.dtype))
-        squares = jnp.sum(jnp.where(w > 0, jnp.square(g.astype(mean.dtype) - mean), 0) * w, axis=0)
+        difference = g.astype(mean.dtype) - mean[None]
+        w = _expand(weights, difference)
+        squares = jnp.sum(jnp.where(w > 0, jnp.square(difference), 0) * w, axis=0)
         means.append(mean)
         sums.append(pool(squares, block_axes(block, path, mean.shape)))
     return Moments(leaves.unflatten(means), leaves.unflatten(sums), jnp.sum(weights))

@@ -1,0 +1,260 @@
+"""The gate inside everything that people put optax transformations into."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import snrgate
+
+OPTIMIZERS = {
+    "adamw": functools.partial(snrgate.adamw, 1e-2),
+    "adamw streaming, algorithm 1": functools.partial(
+        snrgate.adamw, 1e-2, noise="streaming", block="parameter", alpha=1.0
+    ),
+    "adamw gated decay": functools.partial(snrgate.adamw, 1e-2, gate_weight_decay=True),
+    "adam tensor snr": functools.partial(snrgate.adam, 1e-2, block="tensor", gate="snr"),
+    "sgd, own momentum": lambda: snrgate.snr_gate(optax.sgd(1e-2), gate="hard"),
+    "lion": lambda: optax.chain(
+        snrgate.snr_gate(optax.scale_by_lion()), optax.scale_by_learning_rate(1e-3)
+    ),
+    "muon": lambda: snrgate.snr_gate(optax.contrib.muon(1e-3)),
+}
+PARAMS = {"kernel": jnp.full((3, 2), 0.5, jnp.float32), "bias": jnp.zeros(2)}
+
+
+def loss_fn(params, example):
+    x, y = example
+    return jnp.sum((x @ params["kernel"] + params["bias"] - y) ** 2)
+
+
+def batches(steps=6, b=8):
+    k = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(k[0], (steps, b, 3))
+    y = jnp.stack([x[..., 0] - x[..., 1], 2 * x[..., 2]], -1)
+    return x, y + 0.3 * jax.random.normal(k[1], y.shape)
+
+
+GRAD_FN = snrgate.value_and_moments(loss_fn, method="vmap")
+
+
+def step(tx, carry, batch, **extra):
+    params, state = carry
+    loss, moments = GRAD_FN(params, batch)
+    updates, state = tx.update(moments.mean, state, params, **moments.extra_args(), **extra)
+    return (optax.apply_updates(params, updates), state), loss
+
+
+def train(tx, params=PARAMS, **extra):
+    """The eager loop that everything else is compared with."""
+    carry = (params, tx.init(params))
+    for batch in zip(*batches(), strict=True):
+        carry, _ = step(tx, carry, batch, **extra)
+    return carry
+
+
+@pytest.fixture(params=OPTIMIZERS, name="tx")
+def _tx(request):
+    return OPTIMIZERS[request.param]()
+
+
+def test_unknown_extra_arguments_are_passed_by(tx):
+    chex.assert_trees_all_close(train(tx, value=1.0, nobody_expects=2), train(tx))
+
+
+def test_jit_scan_vmap_and_cond_give_the_eager_numbers(tx):
+    expected = train(tx)
+    carry = (PARAMS, tx.init(PARAMS))
+    close = functools.partial(chex.assert_trees_all_close, rtol=2e-4, atol=1e-5)
+
+    scanned, _ = jax.lax.scan(functools.partial(step, tx), carry, batches())
+    close(scanned, expected)
+
+    jitted = jax.jit(functools.partial(step, tx))
+    now = carry
+    for batch in zip(*batches(), strict=True):
+        now, _ = jitted(now, batch)
+    close(now, expected)
+
+    ensemble = jax.tree.map(lambda x: jnp.stack([x, x]), carry)
+    both, _ = jax.lax.scan(
+        jax.vmap(functools.partial(step, tx), in_axes=(0, None)), ensemble, batches()
+    )
+    close(jax.tree.map(lambda x: x[1], both), expected)
+
+    def conditional(carry, xs):
+        on, batch = xs
+        return jax.lax.cond(on, lambda: step(tx, carry, batch)[0], lambda: carry), None
+
+    on = jnp.array([True, False] * 6)
+    doubled = jax.tree.map(lambda x: jnp.repeat(x, 2, 0), batches())
+    close(jax.lax.scan(conditional, carry, (on, doubled))[0], expected)
+
+
+def test_second_call_does_not_compile_again(tx):
+    update = jax.jit(functools.partial(step, tx))
+    carry = (PARAMS, jax.jit(tx.init)(PARAMS))
+    one = jax.tree.map(lambda x: x[0], batches())
+    carry, _ = update(carry, one)
+    for _ in range(3):
+        carry, _ = update(carry, one)
+    assert update._cache_size() == 1
+
+
+def test_state_keeps_structure_shapes_and_dtypes(tx):
+    before = tx.init(PARAMS)
+    _, after = train(tx)
+    chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+    chex.assert_trees_all_equal_shapes_and_dtypes(before, jax.eval_shape(tx.init, PARAMS))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_updates_keep_the_dtype_of_the_parameters(tx, dtype):
+    params = jax.tree.map(lambda p: p.astype(dtype), PARAMS)
+    state = tx.init(params)
+    _, moments = GRAD_FN(params, jax.tree.map(lambda x: x[0].astype(dtype), batches()))
+    grads = jax.tree.map(lambda m: m.astype(dtype), moments.mean)
+    updates, state = jax.jit(tx.update)(grads, state, params, **moments.extra_args())
+    assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
+    gates = optax.tree.get(state, "SnrGateState")
+    assert {n.dtype for n in jax.tree.leaves((gates.noise, gates.momentum))} == {
+        jnp.dtype(jnp.float32)
+    }
+
+
+def test_tree_map_params_reaches_noise_and_momentum(tx):
+    state = tx.init(PARAMS)
+    marked = optax.tree.map_params(tx, lambda x: x + 7, state)
+    noise = optax.tree.get(marked, "SnrGateState").noise
+    assert all(jnp.all(x == 7) for x in jax.tree.leaves(noise))
+    assert optax.tree.get(marked, "SnrGateState").count == 0
+
+
+def test_masked_and_partition_gate_what_they_select():
+    everything = train(snrgate.adamw(1e-2, weight_decay=0.0))[0]
+    plain = train(optax.with_extra_args_support(optax.adam(1e-2)))[0]
+    labels = {"kernel": "gated", "bias": "plain"}
+    partition = optax.partition(
+        {"gated": snrgate.adamw(1e-2, weight_decay=0.0), "plain": optax.adam(1e-2)}, labels
+    )
+
+    one_step = functools.partial(step, batch=jax.tree.map(lambda x: x[0], batches()))
+    for tx in (
+        partition,
+        optax.chain(
+            optax.masked(snrgate.adamw(1e-2, weight_decay=0.0), {"kernel": True, "bias": False}),
+            optax.masked(optax.adam(1e-2), {"kernel": False, "bias": True}),
+        ),
+    ):
+        got = one_step(tx, (PARAMS, tx.init(PARAMS)))[0][0]
+        gated = snrgate.adamw(1e-2, weight_decay=0.0)
+        expected = one_step(gated, (PARAMS, gated.init(PARAMS)))[0][0]
+        ungated = optax.with_extra_args_support(optax.adam(1e-2))
+        open_ = one_step(ungated, (PARAMS, ungated.init(PARAMS)))[0][0]
+        np.testing.assert_allclose(got["kernel"], expected["kernel"], rtol=1e-5)
+        np.testing.assert_allclose(got["bias"], open_["bias"], rtol=1e-5)
+    assert not np.allclose(everything["bias"], plain["bias"])
+
+
+def test_inject_hyperparams_and_schedules():
+    fixed = train(snrgate.adamw(1e-2, z=1.5, noise_decay=0.9, dataset_size=100))
+    injected = optax.inject_hyperparams(snrgate.adamw)(
+        1e-2, z=1.5, noise_decay=0.9, dataset_size=100
+    )
+    params, state = train(injected)
+    chex.assert_trees_all_close(params, fixed[0], rtol=1e-5)
+    jitted, _ = jax.lax.scan(
+        functools.partial(step, injected), (PARAMS, injected.init(PARAMS)), batches()
+    )
+    chex.assert_trees_all_close(jitted[0], fixed[0], rtol=1e-5)
+    assert state.hyperparams["z"] == 1.5
+
+    schedule = optax.linear_schedule(1e-2, 0.0, 6)
+    by_schedule = train(snrgate.adamw(schedule))[0]
+    by_injection = train(optax.inject_hyperparams(snrgate.adamw)(schedule))[0]
+    chex.assert_trees_all_close(by_schedule, by_injection, rtol=1e-5, atol=1e-7)
+    # A threshold may follow a schedule too: 0 at first (everything passes), then 1.
+    opening = optax.inject_hyperparams(snrgate.adamw)(
+        1e-2, alpha=optax.piecewise_constant_schedule(0.0, {3: 1.0}), gate="hard"
+    )
+    assert optax.tree.get(train(opening)[1], "gate_fraction") == 1
+
+
+def test_apply_if_finite_leaves_the_state_unharmed():
+    tx = optax.apply_if_finite(snrgate.adamw(1e-2), max_consecutive_errors=5)
+    carry = train(tx)
+    bad = jax.tree.map(lambda x: jnp.full_like(x[0], jnp.nan), batches())
+    (params, state), _ = step(tx, carry, bad)
+    chex.assert_trees_all_equal(params, carry[0])
+    chex.assert_trees_all_equal(state.inner_state, carry[1].inner_state)
+    assert state.total_notfinite == 1
+
+
+def test_multi_steps_works_with_streaming_noise():
+    tx = optax.MultiSteps(snrgate.adamw(1e-2, noise="streaming"), every_k_schedule=2)
+    whole = snrgate.adamw(1e-2, noise="streaming")
+    x, y = batches()
+    carry, expected = (PARAMS, tx.init(PARAMS)), (PARAMS, whole.init(PARAMS))
+    for i in range(6):
+        for half in (slice(0, 4), slice(4, 8)):
+            carry, _ = step(tx, carry, (x[i, half], y[i, half]))
+        expected, _ = step(whole, expected, (x[i], y[i]))
+    chex.assert_trees_all_close(carry[0], expected[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_multi_steps_with_exact_noise_is_refused(jit):
+    for inner in (snrgate.adamw(1e-2), optax.chain(optax.clip(1.0), snrgate.adamw(1e-2))):
+        tx = optax.MultiSteps(inner, every_k_schedule=2)
+        run = functools.partial(step, tx)
+        with pytest.raises(ValueError, match="microbatch_size"):
+            (jax.jit(run) if jit else run)(
+                (PARAMS, tx.init(PARAMS)), jax.tree.map(lambda x: x[0], batches())
+            )
+
+
+def test_microbatches_inside_value_and_moments_are_the_way_out():
+    tx = snrgate.adamw(1e-2)
+    carry = (PARAMS, tx.init(PARAMS))
+    micro = snrgate.value_and_moments(loss_fn, microbatch_size=3)
+    for batch in zip(*batches(), strict=True):
+        params, state = carry
+        _, moments = micro(params, batch)
+        updates, state = tx.update(moments.mean, state, params, **moments.extra_args())
+        carry = (optax.apply_updates(params, updates), state)
+    chex.assert_trees_all_close(carry[0], train(tx)[0], rtol=1e-4)
+
+
+def test_empty_and_odd_trees():
+    tx = snrgate.adamw(1e-2)
+    _, state = tx.update({}, tx.init({}), {})
+    assert state[0].gate_fraction == 1
+    scalar = jnp.array(1.0)
+    for noise in ({}, {"sum_sq_diff_grads": jnp.array(2.0), "sample_size": 4}):
+        updates, _ = tx.update(jnp.array(0.5), tx.init(scalar), scalar, **noise)
+        assert updates.shape == ()
+
+
+def test_a_parabola_converges():
+    target = jnp.array([1.0, -1.0, 1.0])
+    tx = snrgate.adam(optax.exponential_decay(0.3, 100, 0.5))
+
+    def body(carry, key):
+        params, state = carry
+        noise = 0.1 * jax.random.normal(key, (16, 3))
+        grads = (params - target)[None] + noise
+        mean = grads.mean(0)
+        updates, state = tx.update(
+            mean, state, params,
+            sum_sq_diff_grads=jnp.sum((grads - mean[None]) ** 2, 0), sample_size=16,
+        )  # fmt: skip
+        return (optax.apply_updates(params, updates), state), None
+
+    start = jnp.array([-1.0, 10.0, 1.0])
+    keys = jax.random.split(jax.random.key(0), 1000)
+    (params, _), _ = jax.lax.scan(body, (start, tx.init(start)), keys)
+    np.testing.assert_allclose(params, target, atol=0.02)
