@@ -140,9 +140,8 @@ def _in_microbatches(
 
     first = jax.tree.map(lambda x: x[0], (chunks, chunk_weights))
     shapes = jax.eval_shape(run, *first)
-    zeros = jax.tree.map(
-        lambda s: _vary(jnp.zeros(s.shape, s.dtype), _varying_axes(s)), (shapes[0], shapes[2])
-    )
+    axes = _varying_axes(chunk_weights)
+    zeros = jax.tree.map(lambda s: _vary(jnp.zeros(s.shape, s.dtype), axes), (shapes[0], shapes[2]))
     (loss_sum, moments), aux = jax.lax.scan(body, zeros, (chunks, chunk_weights))
     total = jnp.where(moments.sample_size > 0, moments.sample_size, 1)
     aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], aux)
@@ -151,8 +150,7 @@ def _in_microbatches(
 
 def _varying_axes(x: Any) -> frozenset[str]:
     """The mapped axes of ``jax.shard_map`` over which a value differs."""
-    aval = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
-    return aval.manual_axis_type.varying
+    return jax.typeof(x).manual_axis_type.varying
 
 
 def _vary(x: Array, axes: frozenset[str]) -> Array:
