@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from snrgate.annotations import ArrayLike, PyTree
+from snrgate.annotations import PyTree, Scalar
 from snrgate.block import Block
 from snrgate.moments.per_example import moments_of_examples
 from snrgate.transform import snr_gate
@@ -17,24 +17,24 @@ __all__ = ["adam", "adamw", "from_per_example"]
 
 def adamw(
     learning_rate: optax.ScalarOrSchedule,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    eps: ArrayLike = 1e-8,
-    eps_root: ArrayLike = 0.0,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
     mu_dtype: Any | None = None,
     weight_decay: optax.ScalarOrSchedule = 1e-4,
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
     *,
     nesterov: bool = False,
     gate: str = "soft",
-    alpha: ArrayLike | None = None,
-    z: ArrayLike | None = None,
+    alpha: Scalar | None = None,
+    z: Scalar | None = None,
     noise: str = "auto",
-    noise_decay: ArrayLike = 0.99,
-    softness: ArrayLike | None = None,
+    noise_decay: Scalar = 0.99,
+    softness: Scalar | None = None,
     block: Block = "unit",
-    dataset_size: ArrayLike | None = None,
-    warmup_steps: ArrayLike = 0,
+    dataset_size: Scalar | None = None,
+    warmup_steps: Scalar = 0,
     gate_weight_decay: bool = False,
     gate_mask: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -117,10 +117,10 @@ def adamw(
 
 def adam(
     learning_rate: optax.ScalarOrSchedule,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
-    eps: ArrayLike = 1e-8,
-    eps_root: ArrayLike = 0.0,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
     mu_dtype: Any | None = None,
     *,
     nesterov: bool = False,

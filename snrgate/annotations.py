@@ -6,6 +6,7 @@ needs only jax, optax and numpy.
 
 from typing import Any
 
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -22,4 +23,7 @@ except ImportError:
     Float = Int = _Shaped
     PyTree = Any
 
-__all__ = ["Array", "ArrayLike", "Float", "Int", "PyTree"]
+Scalar = Array | np.ndarray | np.floating | np.integer | float | int
+"""A real number, traced or not: a hyperparameter or a count."""
+
+__all__ = ["Array", "ArrayLike", "Float", "Int", "PyTree", "Scalar"]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from snrgate.annotations import Array, ArrayLike, Float
+from snrgate.annotations import Array, ArrayLike, Float, Scalar
 
 __all__ = ["GATES", "hard", "momentum_variance", "null_level", "pool", "snr", "soft"]
 
@@ -28,7 +28,7 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 def hard(
     signal_sq: Float[ArrayLike, "*shape"],
     noise: Float[ArrayLike, "*#shape"],
-    alpha: ArrayLike = 1.0,
+    alpha: Scalar = 1.0,
 ) -> Float[Array, "*shape"]:
     r"""The paper's rule: open exactly where the signal exceeds the noise.
 
@@ -58,8 +58,8 @@ def hard(
 def soft(
     signal_sq: Float[ArrayLike, "*shape"],
     noise: Float[ArrayLike, "*#shape"],
-    alpha: ArrayLike = 1.0,
-    softness: ArrayLike | None = None,
+    alpha: Scalar = 1.0,
+    softness: Scalar | None = None,
 ) -> Float[Array, "*shape"]:
     r"""The soft gate of Algorithm 1; by default positive-part James-Stein shrinkage.
 
@@ -96,7 +96,7 @@ def soft(
 def snr(
     signal_sq: Float[ArrayLike, "*shape"],
     noise: Float[ArrayLike, "*#shape"],
-    softness: ArrayLike = 1.0,
+    softness: Scalar = 1.0,
 ) -> Float[Array, "*shape"]:
     r"""The smooth gate: never quite shut, never quite open.
 
@@ -123,7 +123,7 @@ def snr(
 
 
 # One signature for the transformation: (signal_sq, noise, alpha, softness) -> gate.
-GATES: dict[str, Callable[[Array, Array, ArrayLike, ArrayLike], Array]] = {
+GATES: dict[str, Callable[[Array, Array, Scalar, Scalar], Array]] = {
     "hard": lambda signal_sq, noise, alpha, softness: hard(signal_sq, noise, alpha),
     "soft": soft,
     "snr": lambda signal_sq, noise, alpha, softness: snr(signal_sq, noise, softness),
@@ -153,7 +153,7 @@ def pool(x: Float[ArrayLike, "..."], axes: tuple[int, ...]) -> Float[Array, "...
     return jnp.sum(jnp.asarray(x), axis=axes, keepdims=True) if axes else jnp.asarray(x)
 
 
-def momentum_variance(b1: ArrayLike, count: ArrayLike) -> Float[Array, ""]:
+def momentum_variance(b1: Scalar, count: Scalar) -> Float[Array, ""]:
     r"""Variance of a bias-corrected momentum of independent gradients of variance one.
 
     .. math:: \kappa_t = \frac{1 - b_1}{1 + b_1} \cdot \frac{1 + b_1^t}{1 - b_1^t}
@@ -178,10 +178,10 @@ def momentum_variance(b1: ArrayLike, count: ArrayLike) -> Float[Array, ""]:
 
 def null_level(
     noise: str,
-    b1: ArrayLike,
-    count: ArrayLike,
-    sample_size: ArrayLike | None = None,
-    dataset_size: ArrayLike | None = None,
+    b1: Scalar,
+    count: Scalar,
+    sample_size: Scalar | None = None,
+    dataset_size: Scalar | None = None,
 ) -> Float[Array, ""]:
     r"""What ``signal_sq / noise`` is on average where there is nothing to learn.
 
@@ -208,6 +208,9 @@ def null_level(
     Returns:
         The level, a scalar: the threshold ``alpha`` of ``z = 1``.
 
+    Raises:
+        ValueError: ``dataset_size`` without ``sample_size``.
+
     Example:
         >>> from snrgate import gate
         >>> print(f"{gate.null_level('exact', 0.9, 1000):.4f}")
@@ -217,7 +220,11 @@ def null_level(
     """
     if noise == "instantaneous":
         return jnp.ones((), jnp.result_type(float))
-    share = 0.0 if dataset_size is None else jnp.minimum(sample_size / dataset_size, 1)
+    share = jnp.zeros(())
+    if dataset_size is not None:
+        if sample_size is None:
+            raise ValueError("dataset_size needs sample_size, the examples in a batch, beside it")
+        share = jnp.minimum(sample_size / dataset_size, 1)
     level = share + (1 - share) * momentum_variance(b1, count)
     if noise == "streaming":
         # Batches that are the whole data set do not differ: nothing can be said, the gate shuts.

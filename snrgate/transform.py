@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from snrgate.annotations import Array, ArrayLike, Float, Int, PyTree
+from snrgate.annotations import Array, Float, Int, PyTree, Scalar
 from snrgate.block import Block, block_axes, pooled_shape
 from snrgate.checks import check_settings, check_shapes, check_statistics, pooled_sums
 from snrgate.gate import GATES, null_level, pool
@@ -46,15 +46,15 @@ def snr_gate(
     inner: optax.GradientTransformation,
     *,
     gate: str = "soft",
-    alpha: ArrayLike | None = None,
-    z: ArrayLike | None = None,
+    alpha: Scalar | None = None,
+    z: Scalar | None = None,
     noise: str = "auto",
-    noise_decay: ArrayLike = 0.99,
-    softness: ArrayLike | None = None,
+    noise_decay: Scalar = 0.99,
+    softness: Scalar | None = None,
     block: Block = "unit",
-    dataset_size: ArrayLike | None = None,
-    warmup_steps: ArrayLike = 0,
-    b1: ArrayLike | None = None,
+    dataset_size: Scalar | None = None,
+    warmup_steps: Scalar = 0,
+    b1: Scalar | None = None,
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Let through only that part of an update whose signal beats its noise.
@@ -165,7 +165,7 @@ def snr_gate(
         params: PyTree | None = None,
         *,
         sum_sq_diff_grads: PyTree | None = None,
-        sample_size: ArrayLike | None = None,
+        sample_size: Scalar | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, SnrGateState]:
         kind = noise
@@ -178,7 +178,7 @@ def snr_gate(
         extra_args |= {name: x for name, x in statistics.items() if x is not None}
 
         new_updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
 
         # From here on: lists over the gated leaves.
         gated = select(updates, mask, params)
@@ -188,7 +188,7 @@ def snr_gate(
         ]
 
         own: list[Array] = []
-        decay: ArrayLike = 0.0
+        decay: Scalar = 0.0
         previous = momentum = grads
         if averaged and (shared := inner_momentum(state.inner_state)) is not None:
             decay = measured_decay(inner)
@@ -204,6 +204,7 @@ def snr_gate(
                 pool(jnp.square(g - m), a) for g, m, a in zip(grads, previous, axes, strict=True)
             ]
         else:
+            assert sample_size is not None  # check_statistics
             sums = gated.pick(sum_sq_diff_grads, "sum_sq_diff_grads")
             noises = [
                 noise_of_mean(g, pooled_sums(path, ssd, g, a), sample_size)
@@ -245,12 +246,15 @@ def snr_gate(
             inner_state=inner_state,
         )
 
+    # pyrefly: ignore [bad-argument-type]  the extra arguments that update_fn names are optional
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _average(old: list[Array], new: list[Array], decay: ArrayLike) -> list[Array]:
+def _average(old: list[Array], new: list[Array], decay: Scalar) -> list[Array]:
     """One step of an exponential moving average, in the dtype of the average."""
-    return [(decay * a + (1 - decay) * x).astype(a.dtype) for a, x in zip(old, new, strict=True)]
+    return [
+        jnp.asarray(decay * a + (1 - decay) * x, a.dtype) for a, x in zip(old, new, strict=True)
+    ]
 
 
 def _zeros(gated: Selection, params: PyTree, block: Block) -> PyTree:

@@ -111,10 +111,10 @@ def value_and_moments(
         else:
             loss, aux, moments = _in_microbatches(run, batch, weights, chunk)
         if axis_name is not None:
-            own = loss * moments.sample_size.astype(loss.dtype)
+            own = loss * jnp.asarray(moments.sample_size, loss.dtype)
             moments = merge_across(moments, axis_name)
-            n = jnp.where(moments.sample_size > 0, moments.sample_size, 1)
-            loss = jax.lax.psum(own, axis_name) / n.astype(loss.dtype)
+            n = jnp.asarray(moments.sample_size, loss.dtype)
+            loss = jax.lax.psum(own, axis_name) / jnp.where(n > 0, n, 1)
         return ((loss, aux) if has_aux else loss), moments
 
     return grad_fn

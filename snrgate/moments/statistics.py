@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from snrgate.annotations import Array, ArrayLike, Float, PyTree
+from snrgate.annotations import Array, Float, PyTree, Scalar
 from snrgate.gate import pool
 
 __all__ = ["Moments", "accumulator_dtype", "merge", "merge_across", "noise_of_mean", "pool_like"]
@@ -34,7 +34,7 @@ def pool_like(x: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array,
 def noise_of_mean(
     mean: Float[Array, "..."],
     sum_sq_diff: Float[Array, "..."],
-    sample_size: ArrayLike,
+    sample_size: Scalar,
 ) -> Float[Array, "..."]:
     r"""Variance of the batch mean, :math:`\sigma^2/(n-1) = M / (n(n-1))`.
 
@@ -76,7 +76,7 @@ class Moments(NamedTuple):
 
     mean: PyTree
     sum_sq_diff: PyTree
-    sample_size: Float[ArrayLike, ""]
+    sample_size: Scalar
 
     @property
     def noise(self) -> PyTree:
@@ -143,13 +143,12 @@ def merge_across(moments: Moments, axis_name: Any) -> Moments:
     Returns:
         The same moments on every device.
     """
-    n = jax.lax.psum(moments.sample_size, axis_name)
-    share = moments.sample_size / jnp.where(n > 0, n, 1)
+    own_size = jnp.asarray(moments.sample_size)
+    n = jax.lax.psum(own_size, axis_name)
+    share = own_size / jnp.where(n > 0, n, 1)
     mean = jax.lax.psum(jax.tree.map(lambda m: m * share.astype(m.dtype), moments.mean), axis_name)
     spread = jax.tree.map(
-        lambda ssd, own, m: (
-            ssd + pool_like(jnp.square(own - m), ssd) * moments.sample_size.astype(m.dtype)
-        ),
+        lambda ssd, own, m: ssd + pool_like(jnp.square(own - m), ssd) * own_size.astype(m.dtype),
         moments.sum_sq_diff,
         moments.mean,
         mean,
