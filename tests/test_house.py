@@ -1,0 +1,103 @@
+"""What the documents promise about the house."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Floors, lowest first; a module may import from its own floor and below.
+FLOORS = [
+    {"annotations", "errors"},
+    {"gate", "block", "trees"},
+    {"moments"},
+    {"checks", "momentum", "transform", "alias", "diagnostics"},
+    {"__init__"},
+    {"models"},
+    {"tasks"},
+    {"training"},
+    {"cli"},
+]
+
+
+def floor(module):
+    name = module.split(".")[1] if "." in module else "__init__"
+    return next(i for i, names in enumerate(FLOORS) if name in names)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            # ``from snrgate import gate`` imports a module, not the package's names.
+            if node.module == "snrgate":
+                yield from (f"snrgate.{a.name}" for a in node.names)
+            else:
+                yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "snrgate").rglob("*.py")), ids=str)
+def test_imports_go_down_only(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for name in imports(path):
+        if name.split(".")[0] == "snrgate":
+            assert floor(name) <= floor(module), f"{module} imports {name}"
+
+
+def test_the_library_needs_only_jax_optax_and_numpy():
+    """Import the library with everything else out of reach."""
+    hidden = ["flax", "chex", "matplotlib", "orbax", "jaxtyping", "tyro", "rich", "skimage", "PIL"]
+    code = (
+        "import sys\n"
+        f"for name in {hidden!r}: sys.modules[name] = None\n"
+        "import jax.numpy as jnp, snrgate\n"
+        "tx = snrgate.adamw(1e-3)\n"
+        "tx.init({'w': jnp.ones(2)})\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (command,) = [block.strip() for block in blocks if "pytest" in block]
+    script = (ROOT / ".ci" / "run").read_text()
+    assert command in script
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(p.name for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_between_the_documents_hold(page):
+    path = ROOT / page if page == "README.md" else ROOT / "docs" / page
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        if not target.startswith(("http", "mailto")):
+            assert (path.parent / target).exists(), f"{path} links to {target}"
+
+
+def test_public_names_are_documented_and_exist():
+    import snrgate
+
+    documented = set(
+        re.findall(r"auto(?:function|class):: (\S+)", (ROOT / "docs/api.md").read_text())
+    )
+    for name in documented:
+        obj = sys.modules["snrgate"]
+        for part in name.split(".")[1:]:
+            obj = getattr(obj, part)
+    public = {f"snrgate.{n}" for n in vars(snrgate) if not n.startswith("_")} - {
+        f"snrgate.{n}" for n, v in vars(snrgate).items() if type(v).__name__ == "module"
+    }
+    assert public <= documented
+
+
+def test_notebooks_carry_no_paths_of_a_machine():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        text = json.dumps(json.loads(path.read_text()))
+        assert os.sep + "root" + os.sep not in text
+        assert os.sep + "home" + os.sep not in text

@@ -1,0 +1,34 @@
+"""The notebooks run, at a smoke size, and their two forms agree."""
+
+from pathlib import Path
+
+import jupytext
+import nbclient
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.py"))
+SMOKE = {"STEPS": 100}
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_both_forms_hold_the_same_cells(path):
+    script = jupytext.read(path)
+    notebook = jupytext.read(path.with_suffix(".ipynb"))
+    assert [c.source for c in script.cells] == [c.source for c in notebook.cells]
+    # Committed with the outputs of a whole run.
+    assert any(cell.get("outputs") for cell in notebook.cells)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs(path):
+    notebook = jupytext.read(path)
+    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    names = [line.split(" = ")[0] for line in parameters.source.splitlines()]
+    assert set(SMOKE) <= set(names)
+    parameters.source += "".join(f"\n{name} = {value}" for name, value in SMOKE.items())
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
