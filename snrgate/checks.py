@@ -117,14 +117,9 @@ def _accumulating() -> bool:
     MultiSteps leaves no trace in what it hands on; that it is calling is all there is to see.
     """
     frame = inspect.currentframe()
-    try:
-        while frame is not None:
-            if isinstance(frame.f_locals.get("self"), optax.MultiSteps):
-                return True
-            frame = frame.f_back
-    finally:
-        del frame
-    return False
+    while frame is not None and frame.f_code is not optax.MultiSteps.update.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def check_shapes(updates: Leaves, params: Any) -> None:
