@@ -10,13 +10,15 @@ import numpy as np
 
 from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.block import BLOCKS, Block
+from snrgate.moments.factored import factored_moments
 from snrgate.moments.per_example import vmap_moments
 from snrgate.moments.statistics import Moments, merge, merge_across
+from snrgate.moments.varying import vary, varying_axes, zeros_varying_like
 from snrgate.trees import check_floating, flatten
 
 __all__ = ["value_and_moments"]
 
-METHODS = {"auto": vmap_moments, "vmap": vmap_moments}
+METHODS = {"auto": factored_moments, "factored": factored_moments, "vmap": vmap_moments}
 
 
 def value_and_moments(
@@ -140,22 +142,11 @@ def _in_microbatches(
 
     first = jax.tree.map(lambda x: x[0], (chunks, chunk_weights))
     shapes = jax.eval_shape(run, *first)
-    axes = _varying_axes(chunk_weights)
-    zeros = jax.tree.map(lambda s: _vary(jnp.zeros(s.shape, s.dtype), axes), (shapes[0], shapes[2]))
+    zeros = jax.tree.map(lambda s: zeros_varying_like(s, chunk_weights), (shapes[0], shapes[2]))
     (loss_sum, moments), aux = jax.lax.scan(body, zeros, (chunks, chunk_weights))
     total = jnp.where(moments.sample_size > 0, moments.sample_size, 1)
     aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], aux)
     return loss_sum / total.astype(loss_sum.dtype), aux, moments
-
-
-def _varying_axes(x: Any) -> frozenset[str]:
-    """The mapped axes of ``jax.shard_map`` over which a value differs."""
-    return jax.typeof(x).manual_axis_type.varying
-
-
-def _vary(x: Array, axes: frozenset[str]) -> Array:
-    missing = tuple(sorted(axes - _varying_axes(x)))
-    return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 def _vary_like(tree: PyTree, batch: PyTree) -> PyTree:
@@ -164,8 +155,8 @@ def _vary_like(tree: PyTree, batch: PyTree) -> PyTree:
     Inside ``jax.shard_map`` with ``check_vma=True`` the gradient with respect to a *replicated*
     parameter is summed over devices without saying so; per-example gradients must not be.
     """
-    axes = frozenset().union(*map(_varying_axes, jax.tree.leaves(batch)))
-    return jax.tree.map(lambda x: _vary(x, axes), tree) if axes else tree
+    axes = frozenset().union(*map(varying_axes, jax.tree.leaves(batch)))
+    return jax.tree.map(lambda x: vary(x, axes), tree) if axes else tree
 
 
 def _batch_size(batch: PyTree) -> int:
@@ -214,7 +205,8 @@ def _refuse_non_scalar(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[.
 def _check_weights(weights: Any, size: int) -> Float[Array, " b"]:
     dtype = jnp.result_type(float)
     if weights is None:
-        return jnp.ones(size, dtype)
+        with jax.ensure_compile_time_eval():  # known to be ones while tracing, too
+            return jnp.ones(size, dtype)
     if jnp.shape(weights) != (size,):
         raise ValueError(
             f"weights have shape {jnp.shape(weights)} for a batch of {size} examples; "

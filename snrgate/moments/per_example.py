@@ -12,7 +12,7 @@ from snrgate.gate import pool
 from snrgate.moments.statistics import Moments, accumulator_dtype
 from snrgate.trees import flatten
 
-__all__ = ["moments_of_examples", "vmap_moments"]
+__all__ = ["array_moments", "moments_of_examples", "vmap_moments", "weighted_mean"]
 
 
 def _expand(weights: Float[Array, " b"], like: Array) -> Array:
@@ -43,15 +43,26 @@ def moments_of_examples(
         The moments, at least float32.
     """
     leaves = flatten(grads)
-    means, sums = [], []
-    for path, g in zip(leaves.paths, leaves.values, strict=True):
-        mean = weighted_mean(g, weights)
-        difference = g.astype(mean.dtype) - mean[None]
-        w = _expand(weights, difference)
-        squares = jnp.sum(jnp.where(w > 0, jnp.square(difference), 0) * w, axis=0)
-        means.append(mean)
-        sums.append(pool(squares, block_axes(block, path, mean.shape)))
-    return Moments(leaves.unflatten(means), leaves.unflatten(sums), jnp.sum(weights))
+    pairs = [
+        array_moments(g, weights, block_axes(block, path, g.shape[1:]))
+        for path, g in zip(leaves.paths, leaves.values, strict=True)
+    ]
+    return Moments(
+        leaves.unflatten([mean for mean, _ in pairs]),
+        leaves.unflatten([squares for _, squares in pairs]),
+        jnp.sum(weights),
+    )
+
+
+def array_moments(
+    grads: Float[Array, "b ..."], weights: Float[Array, " b"], axes: tuple[int, ...] = ()
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Mean and sum of squared differences, pooled over ``axes``, of one parameter's gradients."""
+    mean = weighted_mean(grads, weights)
+    difference = grads.astype(mean.dtype) - mean[None]
+    w = _expand(weights, difference)
+    squares = jnp.sum(jnp.where(w > 0, jnp.square(difference), 0) * w, axis=0)
+    return mean, pool(squares, axes)
 
 
 def vmap_moments(

@@ -1,0 +1,3 @@
+"""Exact moments at nearly the price of an ordinary backward pass, ``method="factored"``."""
+
+from snrgate.moments.factored.run import factored_moments as factored_moments

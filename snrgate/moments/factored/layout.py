@@ -1,0 +1,105 @@
+"""How the axes of a gradient belong to the factors that it is a product of.
+
+A gradient ``sum_r left[g, r, m] * right[g, r, n]`` has axes of three owners: groups ``g`` (in both
+factors), ``m`` of the left and ``n`` of the right factor. Its array shows them in any order, with
+axes of size 1, which nobody owns, anywhere between.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from snrgate.annotations import Array, Float
+from snrgate.block import pooled_shape
+
+__all__ = ["GROUP", "LEFT", "OWNERS", "RIGHT", "Layout"]
+
+OWNERS = GROUP, LEFT, RIGHT = 0, 1, 2
+
+
+class Layout(NamedTuple):
+    """Of every axis of the gradient that is not 1: owner and position in the factor, and size."""
+
+    axes: tuple[tuple[int, int], ...]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, groups: tuple[int, ...], left: tuple[int, ...], right: tuple[int, ...]) -> "Layout":
+        """All groups, then all axes of the left factor, then all of the right one."""
+        owned = [
+            (owner, [n for n in shape if n != 1])
+            for owner, shape in zip(OWNERS, (groups, left, right), strict=True)
+        ]
+        axes = tuple((owner, i) for owner, shape in owned for i in range(len(shape)))
+        return cls(axes, tuple(n for _, shape in owned for n in shape))
+
+    def owned(self, owner: int) -> tuple[int, ...]:
+        """Sizes of the axes of one owner, in the order of the factor."""
+        order = sorted(range(len(self.axes)), key=lambda i: self.axes[i])
+        return tuple(self.sizes[i] for i in order if self.axes[i][0] == owner)
+
+    def transposed(self, permutation: tuple[int, ...], shape: tuple[int, ...]) -> "Layout":
+        """The layout after ``jnp.transpose`` of a gradient of that shape."""
+        place = _places(shape)
+        order = [place[i] for i in permutation if i in place]
+        return Layout(tuple(self.axes[i] for i in order), tuple(self.sizes[i] for i in order))
+
+    def canonical(self) -> tuple["Layout", bool]:
+        """The layout in which the left factor owns the first ungrouped axis; whether it changed."""
+        owners = [owner for owner, _ in self.axes if owner != GROUP]
+        if not owners or owners[0] == LEFT:
+            return self, False
+        other = {GROUP: GROUP, LEFT: RIGHT, RIGHT: LEFT}
+        return Layout(tuple((other[owner], i) for owner, i in self.axes), self.sizes), True
+
+    def reshaped(self, shape: tuple[int, ...]) -> "Layout | None":
+        """The layout after ``jnp.reshape``; ``None`` if it merges axes that are not neighbours."""
+        new = tuple(n for n in shape if n != 1)
+        named: list[tuple[int, float]] = []
+        for here, there in _runs(self.sizes, new):
+            owner, first = self.axes[here[0]]
+            if [self.axes[i] for i in here] != [(owner, first + k) for k in range(len(here))]:
+                return None
+            # Fractions keep the pieces of one old axis in order, between its neighbours.
+            named += [(owner, first + k / len(there)) for k in range(len(there))]
+        positions = {
+            name: (owner, i)
+            for owner in OWNERS
+            for i, name in enumerate(sorted(n for n in named if n[0] == owner))
+        }
+        return Layout(tuple(positions[name] for name in named), new)
+
+    def pooled(self, owner: int, pool: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Positions in the factor of its axes among ``pool``, which are axes of ``shape``."""
+        place = _places(shape)
+        axes = [self.axes[place[i]] for i in pool if i in place]
+        return tuple(sorted(position for o, position in axes if o == owner))
+
+    def arrange(
+        self, x: Float[Array, "g m n"], shape: tuple[int, ...], pool: tuple[int, ...] = ()
+    ) -> Float[Array, "..."]:
+        """The gradient of that shape, or its pooled sums, from groups, left and right."""
+        pooled = {_places(shape).get(i) for i in pool}
+        sizes = [1 if i in pooled else n for i, n in enumerate(self.sizes)]
+        order = sorted(range(len(self.axes)), key=lambda i: self.axes[i])
+        full = x.reshape([sizes[i] for i in order])
+        ordered = jnp.transpose(full, [order.index(i) for i in range(len(order))])
+        return ordered.reshape(pooled_shape(shape, pool))
+
+
+def _places(shape: tuple[int, ...]) -> dict[int, int]:
+    """Which axis of a layout is which axis of the array."""
+    return {i: k for k, i in enumerate(i for i, n in enumerate(shape) if n != 1)}
+
+
+def _runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]]:
+    """Runs of old and new axes of equal size, as short as possible."""
+    runs, i, j = [], 0, 0
+    while i < len(old):
+        first, start = i, j
+        i, j = i + 1, j + 1
+        while (a := math.prod(old[first:i])) != (b := math.prod(new[start:j])):
+            i, j = (i + 1, j) if a < b else (i, j + 1)
+        runs.append((range(first, i), range(start, j)))
+    return runs

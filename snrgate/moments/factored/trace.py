@@ -1,0 +1,198 @@
+"""The loss and gradient of one example as a flat list of equations.
+
+A jaxpr nests: ``jit``, ``checkpoint`` and functions with custom derivatives are calls. Here all
+of them are opened, so that one can walk from a gradient back to the place where it was made.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
+
+from snrgate.annotations import PyTree
+
+__all__ = ["Atom", "Constant", "Equation", "Program", "Variable", "dependent", "live", "trace"]
+
+_REMAT = ("checkpoint", "remat", "remat2")
+_CALLS = (
+    *("jit", "pjit", "closed_call", "core_call", *_REMAT),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+)
+
+
+class Variable:
+    """A value of the program, known by its identity."""
+
+    __slots__ = ("aval",)
+
+    def __init__(self, aval: Any):
+        self.aval = aval
+
+
+class Constant:
+    """A literal."""
+
+    __slots__ = ("aval", "value")
+
+    def __init__(self, value: Any):
+        self.value = value
+        self.aval = jax.typeof(value)
+
+
+Atom = Variable | Constant
+
+
+class Equation(NamedTuple):
+    """``outputs = apply(*inputs)``; name and params are those of the JAX primitive."""
+
+    name: str
+    params: dict[str, Any]
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Variable, ...]
+    apply: Callable[..., Iterable[Any]]
+    effects: bool = False
+
+
+class Program(NamedTuple):
+    """Equations in an order in which they can be run."""
+
+    inputs: tuple[Variable, ...]
+    equations: tuple[Equation, ...]
+    outputs: tuple[Atom, ...]
+
+    def run(self, values: Iterable[Any], wanted: Iterable[Atom]) -> list[Any]:
+        """The values of the ``wanted`` variables, given those of the inputs."""
+        wanted = list(wanted)
+        known = dict(zip(self.inputs, values, strict=True))
+
+        def read(atom: Atom) -> Any:
+            return atom.value if isinstance(atom, Constant) else known[atom]
+
+        for equation in live(self.equations, wanted):
+            results = equation.apply(*map(read, equation.inputs))
+            known.update(zip(equation.outputs, results, strict=True))
+        return [read(atom) for atom in wanted]
+
+
+def live(equations: Iterable[Equation], wanted: Iterable[Atom]) -> list[Equation]:
+    """The equations that ``wanted`` needs, in order."""
+    needed, kept = set(wanted), []
+    for equation in reversed(tuple(equations)):
+        if equation.effects or not needed.isdisjoint(equation.outputs):
+            kept.append(equation)
+            needed.update(equation.inputs)
+    return kept[::-1]
+
+
+def dependent(program: Program, inputs: Iterable[Variable]) -> set[Variable]:
+    """The variables that depend on ``inputs``."""
+    found = set(inputs)
+    for equation in program.equations:
+        if equation.name == "optimization_barrier":
+            pairs = zip(equation.inputs, equation.outputs, strict=True)
+            found.update(out for given, out in pairs if given in found)
+        elif not found.isdisjoint(equation.inputs):
+            found.update(equation.outputs)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _jitted(loss_fn: Callable[..., Any], has_aux: bool) -> Any:
+    """One jitted function per loss: JAX keeps its jaxprs, so the next call does not trace."""
+    return jax.jit(jax.value_and_grad(loss_fn, has_aux=has_aux))
+
+
+def trace(loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, has_aux: bool) -> Any:
+    """The closed jaxpr of ``value_and_grad`` for one example of ``batch``.
+
+    Its outputs are the loss, the leaves of the auxiliary output, and the gradients. The same
+    object is returned for the same function and the same shapes. As under ``jax.jit``, what
+    ``loss_fn`` closes over is read when it is traced, and not again.
+
+    Returns:
+        ``(closed jaxpr, treedef of the outputs)``.
+    """
+    seen = []
+
+    def look(example: PyTree) -> None:
+        traced = _jitted(loss_fn, has_aux).trace(params, example)
+        seen.append((traced.jaxpr, jax.tree.structure(traced.out_info)))
+
+    # Inside vmap an example has just the shape, dtype and sharding it will have when run.
+    jax.eval_shape(jax.vmap(look), batch)
+    return seen[0]
+
+
+def flatten(jaxpr: core.Jaxpr) -> Program:
+    """Open every call of a jaxpr. The inputs are its ``constvars``, then its ``invars``."""
+    inputs = tuple(Variable(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars))
+    equations: list[Equation] = []
+    outputs = _open(jaxpr, inputs, equations)
+    return Program(inputs, tuple(equations), tuple(outputs))
+
+
+def _open(jaxpr: core.Jaxpr, inputs: Iterable[Atom], equations: list[Equation]) -> list[Atom]:
+    names: dict[Any, Atom] = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True))
+
+    def atom(v: Any) -> Atom:
+        return Constant(v.val) if isinstance(v, core.Literal) else names[v]
+
+    for eqn in jaxpr.eqns:
+        arguments = tuple(map(atom, eqn.invars))
+        if eqn.primitive.name in _CALLS:
+            called, constants = _callee(eqn.params)
+            if eqn.primitive.name in _REMAT and eqn.params.get("differentiated"):
+                arguments = _barrier(arguments, equations)
+            results = _open(called, (*map(Constant, constants), *arguments), equations)
+        else:
+            results = [Variable(v.aval) for v in eqn.outvars]
+            equations.append(
+                Equation(
+                    eqn.primitive.name,
+                    eqn.params,
+                    arguments,
+                    tuple(results),
+                    _application(eqn),
+                    bool(eqn.effects),
+                )
+            )
+        names.update(zip(eqn.outvars, results, strict=True))
+    return [atom(v) for v in jaxpr.outvars]
+
+
+def _callee(params: dict[str, Any]) -> tuple[core.Jaxpr, list[Any]]:
+    called = next(params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
+    return (called.jaxpr, called.consts) if isinstance(called, core.ClosedJaxpr) else (called, [])
+
+
+def _barrier(arguments: tuple[Atom, ...], equations: list[Equation]) -> tuple[Atom, ...]:
+    """Keep a rematerialised block from being merged with its forward pass, as JAX itself does.
+
+    Without it the compiler would find the block's activations twice and keep the first.
+    """
+    given = tuple(a for a in arguments if isinstance(a, Variable))
+    held = {a: Variable(a.aval) for a in given}
+    equations.append(
+        Equation(
+            "optimization_barrier",
+            {},
+            tuple(held),
+            tuple(held.values()),
+            lambda *values: jax.lax.optimization_barrier(values),
+        )
+    )
+    return tuple(held.get(a, a) for a in arguments)
+
+
+def _application(eqn: Any) -> Callable[..., Iterable[Any]]:
+    def apply(*values: Any) -> Iterable[Any]:
+        # Older versions of JAX return (functions, params), newer ones params.
+        bound = eqn.primitive.get_bind_params(eqn.params)
+        functions, params = bound if isinstance(bound, tuple) else ((), bound)
+        with eqn.ctx.manager:
+            results = eqn.primitive.bind(*functions, *values, **params)
+        return results if eqn.primitive.multiple_results else [results]
+
+    return apply

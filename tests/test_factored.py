@@ -1,0 +1,243 @@
+"""The factored moments are those of the per-example gradients, for any loss."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import snrgate
+
+BATCH = 6
+
+
+@pytest.fixture(autouse=True)
+def models_broadcast():
+    """Models may add a bias to a sequence; the library is held to its rank elsewhere."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def draw(seed, shapes):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda s: rng.normal(size=s) / np.sqrt(max(np.prod(s[:-1]), 1)),
+        shapes,
+        is_leaf=lambda s: isinstance(s, tuple) and all(isinstance(n, int) for n in s),
+    )
+
+
+def cast(tree, dtype):
+    def one(x):
+        x = np.asarray(x)
+        return jnp.asarray(x, dtype if np.issubdtype(x.dtype, np.floating) else x.dtype)
+
+    return jax.tree.map(one, tree)
+
+
+def assert_close(got, expected, rtol):
+    """Every leaf to ``rtol`` of the largest entry of the expected leaf."""
+    got_leaves, expected_leaves = jax.tree.leaves(got), jax.tree.leaves(expected)
+    assert len(got_leaves) == len(expected_leaves)
+    for a, e in zip(got_leaves, expected_leaves, strict=True):
+        e = np.asarray(e, np.float64)
+        assert a.shape == e.shape
+        np.testing.assert_allclose(np.asarray(a), e, rtol=0, atol=rtol * np.abs(e).max() + 1e-30)
+
+
+def both(loss, block="parameter", **keywords):
+    """``(params, batch, weights) -> (by vmap, factored)``, compiled together."""
+    vmapped, factored = (
+        snrgate.value_and_moments(loss, method=method, block=block, **keywords)
+        for method in ("vmap", "factored")
+    )
+    return jax.jit(lambda p, b, w: (vmapped(p, b, weights=w), factored(p, b, weights=w)))
+
+
+def check(loss, params, batch, block="parameter", weights=None, **keywords):
+    """Factored against vmap, both in float64; returns the factored result."""
+    with jax.enable_x64(True):
+        wide = cast(params, jnp.float64), cast(batch, jnp.float64), weights
+        expected, got = both(loss, block, **keywords)(*wide)
+        assert_close(got, expected, 1e-9)
+    return got
+
+
+def check_float32(loss, params, batch, block="parameter", rtol=1e-5):
+    """Factored in float32 against vmap in float64."""
+    with jax.enable_x64(True):
+        wide = cast(params, jnp.float64), cast(batch, jnp.float64)
+        value, expected = jax.jit(snrgate.value_and_moments(loss, method="vmap", block=block))(
+            *wide
+        )
+    narrow = cast(params, jnp.float32), cast(batch, jnp.float32)
+    got_value, got = jax.jit(snrgate.value_and_moments(loss, method="factored", block=block))(
+        *narrow
+    )
+    assert_close((got_value, got.mean), (value, expected.mean), rtol)
+    assert_close(second_moment(got), second_moment(expected), rtol)
+
+
+def second_moment(moments):
+    """``Q / n``, in whose units float32 is precise: differences of it may nearly cancel."""
+    n = float(moments.sample_size)
+
+    def one(mean, squares):
+        mean, squares = np.asarray(mean), np.asarray(squares)
+        pooled = tuple(i for i, size in enumerate(squares.shape) if size == 1)
+        return (squares + n * np.square(mean).sum(axis=pooled, keepdims=True)) / n
+
+    return jax.tree.map(one, moments.mean, moments.sum_sq_diff)
+
+
+def mlp_params(sizes, seed=0):
+    return draw(
+        seed,
+        [{"kernel": (m, n), "bias": (n,)} for m, n in itertools.pairwise(sizes)],
+    )
+
+
+def mlp(params, x, activation=jnp.tanh):
+    for layer in params[:-1]:
+        x = activation(x @ layer["kernel"] + layer["bias"])
+    return x @ params[-1]["kernel"] + params[-1]["bias"]
+
+
+def regression(params, example):
+    x, y = example
+    return jnp.mean((mlp(params, x, jax.nn.relu) - y) ** 2)
+
+
+SIZES = [2, 8, 8, 3]
+POINTS = draw(1, ((BATCH, 2), (BATCH, 3)))
+
+
+def pinn_reverse(params, example):
+    def u(x, t):
+        return mlp(params, jnp.stack([x, t]))[0]
+
+    u_x, u_t = jax.grad(u, (0, 1))(example[0], example[1])
+    return (u_t + 3.0 * u_x) ** 2
+
+
+def pinn_forward(params, example):
+    _, residual = jax.jvp(
+        lambda z: mlp(params, z)[0], (example,), (jnp.array([3.0, 1.0], example.dtype),)
+    )
+    return residual**2
+
+
+BLOCKS = ["parameter", "unit", "tensor", lambda path, shape: (len(shape) - 1,)]
+
+
+@pytest.mark.parametrize("block", ["parameter", "unit"])
+@pytest.mark.parametrize("loss", [regression, pinn_reverse, pinn_forward])
+def test_float32_is_precise(loss, block):
+    sizes, batch = (SIZES, POINTS) if loss is regression else ([2, 8, 8, 1], POINTS[0])
+    check_float32(loss, mlp_params(sizes), batch, block)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_dense_layers_used_once(block):
+    check(regression, mlp_params(SIZES), POINTS, block)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("loss", [pinn_reverse, pinn_forward])
+def test_derivatives_inside_the_loss_are_several_uses(loss, block):
+    check(loss, mlp_params([2, 8, 8, 1]), POINTS[0], block)
+
+
+@pytest.mark.parametrize("block", ["parameter", "unit"])
+@pytest.mark.parametrize("uses", [1, 2, 3, 9, 40])
+def test_a_layer_used_at_every_position(uses, block):
+    def loss(params, example):
+        return jnp.mean((mlp(params, example, jax.nn.gelu)) ** 2)
+
+    check(loss, mlp_params(SIZES), draw(2, (BATCH, uses, 2)), block)
+
+
+def test_a_layer_shared_by_two_places_keeps_the_cross_terms():
+    def loss(params, example):
+        return jnp.sum(jnp.tanh(jnp.tanh(example @ params["w"]) @ params["w"]))
+
+    check(loss, draw(3, {"w": (4, 4)}), draw(4, (BATCH, 4)))
+
+
+def test_a_transposed_use_of_a_square_layer_is_not_mistaken_for_a_straight_one():
+    def loss(params, example):
+        return jnp.sum(jnp.tanh(jnp.tanh(example @ params["w"]) @ params["w"].T))
+
+    check(loss, draw(3, {"w": (4, 4)}), draw(4, (BATCH, 4)))
+
+
+def test_a_penalty_moves_the_mean_and_not_the_spread():
+    params, batch = mlp_params(SIZES), POINTS
+
+    def penalised(params, example):
+        return regression(params, example) + 0.3 * sum(
+            jnp.sum(x**2) for x in jax.tree.leaves(params)
+        )
+
+    with_penalty, without = check(penalised, params, batch)[1], check(regression, params, batch)[1]
+    assert_close(with_penalty.sum_sq_diff, without.sum_sq_diff, 1e-6)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_weights_count_examples_and_padding_may_hold_anything(block):
+    x, y = POINTS
+    weights = np.array([1.0, 0.0, 2.0, 1.0, 0.0, 1.0])
+    padded = (np.where(weights[:, None] == 0, np.nan, x), y)
+    repeated = tuple(v[[0, 2, 2, 3, 5]] for v in (x, y))
+    result = check(regression, mlp_params(SIZES), padded, block, weights=weights)
+    expected = check(regression, mlp_params(SIZES), repeated, block)
+    assert_close(result, expected, 1e-5)
+
+
+def test_no_examples_have_zero_moments():
+    grad_fn = snrgate.value_and_moments(regression, method="factored")
+    batch = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, jnp.float32), POINTS)
+    _, moments = grad_fn(cast(mlp_params(SIZES), jnp.float32), batch, weights=jnp.zeros(BATCH))
+    assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(moments))
+
+
+def test_auxiliary_output_and_microbatches():
+    def loss(params, example):
+        value = regression(params, example)
+        return value, {"loss": value, "constant": jnp.zeros(2)}
+
+    for size in (None, 4):
+        check(loss, mlp_params(SIZES), POINTS, has_aux=True, microbatch_size=size)
+
+
+def test_sixteen_bit_gradients_are_accumulated_in_float32():
+    params, batch = mlp_params([2, 64, 3]), draw(5, ((512, 2), (512, 3)))
+    args = cast(params, jnp.bfloat16), cast(batch, jnp.bfloat16)
+    _, factored = snrgate.value_and_moments(regression, method="factored")(*args)
+    _, plain = snrgate.value_and_moments(regression, method="vmap")(*args)
+    for tree in (factored.mean, factored.sum_sq_diff):
+        assert {x.dtype for x in jax.tree.leaves(tree)} == {jnp.dtype(jnp.float32)}
+    assert_close(factored.sum_sq_diff, plain.sum_sq_diff, 2e-2)
+
+
+def costs(grad_fn, *args):
+    compiled = jax.jit(grad_fn).lower(*args).compile()
+    return compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_pooled_moments_of_a_coordinate_network_cost_what_a_gradient_costs():
+    params = cast(mlp_params([2, 256, 256, 256, 3]), jnp.float32)
+    batch = cast(draw(6, ((1024, 2), (1024, 3))), jnp.float32)
+
+    def batch_loss(params, batch):
+        return jnp.mean(jax.vmap(lambda e: regression(params, e))(batch))
+
+    flops, memory = costs(jax.value_and_grad(batch_loss), params, batch)
+    pooled_flops, pooled_memory = costs(
+        snrgate.value_and_moments(regression, block="unit"), params, batch
+    )
+    assert pooled_flops <= 1.02 * flops
+    assert pooled_memory <= 1.15 * memory
+    full_flops, _ = costs(snrgate.value_and_moments(regression), params, batch)
+    assert full_flops <= 1.35 * flops
