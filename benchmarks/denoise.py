@@ -1,0 +1,207 @@
+"""Does the gate do without the validation set? Photos x seeds x optimizers, at the default setting.
+
+    python benchmarks/denoise.py
+
+Each run leaves one JSON file in ``results/denoise``; what is there is not run again, so an
+interrupted study goes on where it was. The last thing written is the table, ``results/denoise/
+README.md``, and the figure, ``results/denoise/psnr.png``.
+"""
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from matplotlib.figure import Figure
+
+from snrgate.tasks.denoise import Denoise, make_task, noisy_photo
+from snrgate.training.compare import fit, start
+from snrgate.training.folder import RunFolder
+from snrgate.training.plots import to_png
+from snrgate.training.report import summarise
+
+RATES = (3e-4, 1e-3, 3e-3)
+GATED = "gated"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """The default setting against AdamW at several learning rates."""
+
+    photos: tuple[str, ...] = ("camera", "astronaut", "coffee", "chelsea", "coins")
+    """Photos of scikit-image."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of noise, weights and batches."""
+    out: Path = Path("results/denoise")
+    """Folder of the results."""
+
+
+def variants() -> dict[str, Denoise]:
+    """The runs of one photo and seed, by name."""
+    default = Denoise()
+    runs = {
+        f"adamw-{rate:g}": dataclasses.replace(default, optimizers=("adamw",), learning_rate=rate)
+        for rate in RATES
+    }
+    return runs | {GATED: dataclasses.replace(default, optimizers=("gated",))}
+
+
+def measure(settings: Denoise) -> dict[str, Any]:
+    """Train once.
+
+    Returns:
+        The settings, the last and best rows, the PSNR that needs no training, the PSNR at every
+        evaluation and the seconds it took.
+    """
+    began = time.perf_counter()
+    photo = noisy_photo(settings)
+    task = make_task(settings, photo)
+    rows = [
+        r for _, _, new in fit(settings, task, photo, start(settings, task, photo)) for r in new
+    ]
+    summary = summarise(photo, rows)
+    return {
+        "settings": dataclasses.asdict(settings),
+        **summary.pop("optimizers")[settings.optimizers[0]],
+        **summary,
+        "steps": [row["step"] for row in rows],
+        "psnr": [round(row["psnr"], 3) for row in rows],
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def collect(study: Study) -> dict[tuple[str, int, str], dict[str, Any]]:
+    """Run what has not been run, and return everything by photo, seed and variant."""
+    study.out.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(study.out)
+    results = {}
+    for seed in study.seeds:
+        for photo in study.photos:
+            for name, base in variants().items():
+                settings = dataclasses.replace(base, image=photo, seed=seed)
+                path = study.out / f"{photo}-{seed}-{name}.json"
+                wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
+                result = json.loads(path.read_text()) if path.exists() else {"settings": None}
+                if result["settings"] != wanted:
+                    result = measure(settings)
+                    folder.write_json(path.name, result)
+                    last, best = result["last"], result["best"]
+                    print(
+                        f"{path.stem}: last {last['psnr']:.2f}, best {best['psnr']:.2f} at step "
+                        f"{best['step']}, {result['seconds']} s",
+                        flush=True,
+                    )
+                results[photo, seed, name] = result
+    return results
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def table(study: Study, results: dict[tuple[str, int, str], dict[str, Any]]) -> str:
+    """Median and range over the seeds, a line for each photo."""
+    names = [name for name in variants() if name != GATED]
+
+    def best(photo: str, seed: int) -> float:
+        return max(results[photo, seed, name]["best"]["psnr"] for name in names)
+
+    def last(photo: str, seed: int) -> float:
+        return max(results[photo, seed, name]["last"]["psnr"] for name in names)
+
+    def gated(photo: str, seed: int) -> float:
+        return results[photo, seed, GATED]["last"]["psnr"]
+
+    columns: dict[str, Callable[[str, int], float]] = {
+        "noisy": lambda p, s: results[p, s, GATED]["noisy_psnr"],
+        "mean colour": lambda p, s: results[p, s, GATED]["mean_psnr"],
+        "AdamW, best": best,
+        "AdamW, last": last,
+        "gated, last": gated,
+        "gated, last - AdamW, best": lambda p, s: gated(p, s) - best(p, s),
+        "gated, last - AdamW, last": lambda p, s: gated(p, s) - last(p, s),
+    }
+    lines = [
+        "| photo | " + " | ".join(columns) + " |",
+        "|:--|" + "--:|" * len(columns),
+    ]
+    for photo in study.photos:
+        cells = [spread([f(photo, seed) for seed in study.seeds]) for f in columns.values()]
+        lines.append(f"| {photo} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(study: Study, results: dict[tuple[str, int, str], dict[str, Any]]) -> Figure:
+    """PSNR over the steps, every seed a line, a panel for each photo."""
+    colours = dict(zip(variants(), ("#e8b59b", "#d07f55", "#9c3d12", "#1f5f8b"), strict=True))
+    across = 3
+    down = -(-len(study.photos) // across)
+    fig = Figure(figsize=(4 * across, 2.9 * down + 0.5), layout="constrained")
+    panels = fig.subplots(down, across, squeeze=False, sharex=True)
+    for axes, photo in zip(panels.flat, study.photos, strict=False):
+        for name, colour in colours.items():
+            for seed in study.seeds:
+                result = results[photo, seed, name]
+                label = (
+                    name.replace("adamw-", "AdamW, learning rate ")
+                    if seed == study.seeds[0]
+                    else None
+                )
+                axes.plot(result["steps"], result["psnr"], color=colour, linewidth=1, label=label)
+        axes.set_title(photo)
+        axes.set_xscale("log")
+        axes.grid(alpha=0.3)
+    for axes in panels[-1]:
+        axes.set_xlabel("step")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("PSNR (dB)")
+    fig.legend(
+        *panels[0, 0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=4,
+        frameon=False,
+    )
+    return fig
+
+
+TEXT = """\
+# A noisy photo, without a validation set
+
+    python benchmarks/denoise.py
+
+PSNR in dB at the default setting (`snrgate denoise`), median and range over {seeds} seeds of
+noise, weights and batches. AdamW has its learning rate chosen from {rates} for each photo and
+seed, twice: for its best step ("best", every {every} steps looked at with the clean photo, after
+step {often} every {seldom}) and for
+its last step ("last"). The gated run has one setting, and its last step counts.
+
+{table}
+![PSNR over the steps](psnr.png)
+"""
+
+
+def main(study: Study) -> None:
+    """Run the study and write the table and the figure."""
+    results = collect(study)
+    default = Denoise()
+    text = TEXT.format(
+        seeds=len(study.seeds),
+        rates=", ".join(f"{rate:g}" for rate in RATES),
+        every=default.eval_every,
+        often=default.steps // 10,
+        seldom=5 * default.eval_every,
+        table=table(study, results),
+    )
+    folder = RunFolder(study.out)
+    folder.write("README.md", text.encode())
+    folder.write("psnr.png", to_png(figure(study, results)))
+    print(text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Study))

@@ -1,0 +1,8 @@
+"""The noise from how gradients differ between steps, as with no per-example gradients at hand.
+
+snrgate denoise --config streaming --out runs/streaming
+"""
+
+from snrgate.tasks.denoise import Denoise
+
+CONFIG = Denoise(noise_estimator="streaming")

@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM as a wish to stop at the next good moment."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+__all__ = ["Stopped", "deferred_interrupts"]
+
+
+class Stopped(Exception):
+    """A run that stopped because a signal asked it to.
+
+    Args:
+        number: of the signal.
+        message: what became of the run and how to go on.
+    """
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.number = number
+
+
+@contextlib.contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], int | None]]:
+    """Hold back the first SIGINT or SIGTERM; a second one has its usual effect.
+
+    Yields:
+        A function that returns the number of the signal that came, or ``None``.
+    """
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    # A handler that was not set from Python reads as None and cannot be set back.
+    usual = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield lambda: came[0] if came else None
+    finally:
+        restore()

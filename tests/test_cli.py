@@ -1,0 +1,257 @@
+"""The command line: what is wrong is said in one line, and no run is ever lost."""
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from snrgate import cli
+from snrgate.tasks.denoise import Denoise
+from snrgate.training.configs import config_names, load_config
+from snrgate.training.interrupt import deferred_interrupts
+
+SETTINGS = {
+    "size": 16,
+    "steps": 300,
+    "batch-size": 16,
+    "width": 8,
+    "depth": 1,
+    "frequencies": 4,
+    "eval-every": 10,
+    "checkpoint-every": 30,
+}
+TINY = ["denoise", *(f"--{name}={value}" for name, value in SETTINGS.items())]
+FINISHES = [*TINY, "--steps", "10", "--optimizers", "adamw"]
+
+
+@pytest.fixture
+def complaint(capsys):
+    """Run a command that must fail; return the one line it says."""
+
+    def run(*args: str, status: int = 2) -> str:
+        assert cli.main(list(args)) == status
+        error = capsys.readouterr().err
+        assert error.startswith("snrgate: ")
+        assert error.count("\n") == 1
+        return error
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert cli.main([*TINY, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_interrupted_run_resumes_to_the_same_numbers(tmp_path, uninterrupted, number):
+    out = tmp_path / "a run"
+    with subprocess.Popen(
+        [sys.executable, "-m", "snrgate.cli", *TINY, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not (out / "checkpoints" / "30").exists() and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    assert not (out / "summary.json").exists()
+    assert "\r" not in stdout  # no progress bar in a file
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        assert stderr.count("\n") == 1
+        assert f"continue with: snrgate denoise --out '{out}' --resume" in stderr
+    assert cli.main(["denoise", "--out", str(out), "--resume"]) == 0
+    for name in ("metrics.jsonl", "summary.json", "table.md", "denoised.png"):
+        assert (out / name).read_bytes() == (uninterrupted / name).read_bytes(), name
+
+
+def test_the_first_interrupt_waits_and_the_second_does_not():
+    with deferred_interrupts() as interrupted:
+        assert interrupted() is None
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_finished_run_may_be_resumed(tmp_path, uninterrupted, capsys):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    (uninterrupted / "picture.png").unlink()
+    assert cli.main(["denoise", "--out", str(uninterrupted), "--resume"]) == 0
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+    assert (uninterrupted / "picture.png").exists()
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path):
+    out = tmp_path / "run"
+    assert cli.main([*FINISHES, "--out", str(out)]) == 0
+    metrics = (out / "metrics.jsonl").read_bytes()
+    for path in sorted((out / "checkpoints").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert cli.main(["denoise", "--out", str(out), "--resume"]) == 0
+    assert (out / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_run_folder_is_not_overwritten(complaint, uninterrupted, tmp_path):
+    assert "continue it with --resume" in complaint(*TINY, "--out", str(uninterrupted))
+    (tmp_path / "letter.txt").write_text("dear")
+    assert "is not empty" in complaint(*TINY, "--out", str(tmp_path))
+    assert "Not a directory" in complaint(*TINY, "--out", str(tmp_path / "letter.txt" / "x"))
+
+
+def test_resume_says_what_differs(complaint, uninterrupted, tmp_path):
+    args = ("denoise", "--resume", "--out")
+    line = complaint(*args, str(uninterrupted), "--learning-rate", "0.5", "--seed", "7")
+    assert "seed is 0 there, not 7; learning_rate is 0.003 there, not 0.5" in line
+    assert "there is no run" in complaint(*args, str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    assert "does not hold settings" in complaint(*args, str(tmp_path))
+
+
+def test_resume_notices_another_picture(complaint, tmp_path):
+    image, out = tmp_path / "in.png", tmp_path / "run"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(image)
+    assert cli.main([*FINISHES, "--image", str(image), "--out", str(out)]) == 0
+    Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(image)
+    assert "the picture has changed" in complaint("denoise", "--out", str(out), "--resume")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(complaint, tmp_path):
+    tmp_path.chmod(0o500)
+    assert "Permission denied" in complaint(*TINY, "--out", str(tmp_path / "run"))
+
+
+def test_a_folder_that_cannot_be_written(complaint):
+    assert "cannot write to /proc/run" in complaint(*TINY, "--out", "/proc/run")
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int):
+    """A disk that is full after so many bytes of one file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# Orbax leaves coroutines behind when a file cannot be written.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+@pytest.mark.parametrize("size", [100, 2000, 6000])
+def test_a_full_disk_loses_nothing(complaint, uninterrupted, tmp_path, size):
+    out = tmp_path / "run"
+    with files_of_at_most(size):
+        line = complaint(*TINY, "--out", str(out))
+        gc.collect()
+    assert f"cannot write to {out}: File too large" in line
+    if size > 100:  # not even the settings fit there
+        assert f"continue with: snrgate denoise --out {out} --resume" in line
+        assert cli.main(["denoise", "--out", str(out), "--resume"]) == 0
+        metrics = (out / "metrics.jsonl").read_bytes()
+        assert metrics == (uninterrupted / "metrics.jsonl").read_bytes()
+    else:
+        assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--image", "nowhere.png"], "there is no image nowhere.png"),
+        (["--image", __file__], "not a picture"),
+        (["--steps", "0"], "steps = 0 must be at least 1"),
+        (["--z", "nan"], "z = nan must be more than 0"),
+        (["--learning-rate", "-1"], "learning_rate = -1.0 must be more than 0"),
+        (["--batch-size", "257"], "batch_size = 257 is more than the 256 pixels"),
+        (["--optimizers"], "optimizers = () must be some of"),
+        (["--config", "nothing"], "there is no config nothing; give one of"),
+        (["--config", "../x"], "there is no config ../x"),
+        (["--config", "missing.py"], "config missing.py fails: FileNotFoundError"),
+        (["--out"], "argument --out: expected one argument"),
+    ],
+)
+def test_what_cannot_be_used_is_said(complaint, tmp_path, args, message):
+    out = [] if args == ["--out"] else ["--out", str(tmp_path / "run")]
+    assert message in complaint(*TINY, *out, *args)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("args", [["--steps", "many"], ["--speed", "3"], ["--gate", "ajar"]])
+def test_a_flag_that_cannot_be_understood(capsys, args):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*TINY, *args])
+    error = capsys.readouterr().err
+    assert args[0] in error
+    assert "Traceback" not in error
+
+
+def test_a_config_of_ones_own(complaint, tmp_path, capsys):
+    config, out = tmp_path / "mine.py", tmp_path / "run"
+    config.write_text("from snrgate.tasks.denoise import Denoise\nCONFIG = Denoise(noise=0.1)\n")
+    assert cli.main([*FINISHES, "--config", str(config), "--out", str(out)]) == 0
+    stored = json.loads((out / "config.json").read_text())["settings"]
+    assert (stored["noise"], stored["steps"], stored["size"]) == (0.1, 10, 16)
+    for text, message in {
+        "CONFIG = 3": "must set CONFIG to a Denoise",
+        "import nowhere": "fails: ModuleNotFoundError: No module named 'nowhere'",
+        "from snrgate.tasks.denoise import Denoise\nCONFIG = Denoise(steps=0)": "steps = 0",
+    }.items():
+        config.write_text(text)
+        assert message in complaint("denoise", "--config", str(config))
+
+
+def test_every_config_is_valid_and_says_its_command():
+    names = config_names("denoise")
+    assert "default" in names
+    assert load_config("denoise", "default", Denoise) == Denoise()
+    for name in names:
+        assert isinstance(load_config("denoise", name, Denoise), Denoise)
+        path = Path(__file__).parents[1] / "configs" / "denoise" / f"{name}.py"
+        flag = "" if name == "default" else f" --config {name}"
+        assert f"snrgate denoise{flag}" in path.read_text()
+
+
+def test_help(capsys, complaint):
+    assert cli.main([]) == cli.main(["--help"]) == 0
+    assert "denoise" in capsys.readouterr().out
+    assert "there is no command paint" in complaint("paint")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["denoise", "--help"])
+    out = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in out for name in Denoise.__dataclass_fields__)
+
+
+def test_a_missing_extra_is_said(complaint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert "pip install 'snrgate[examples]'" in complaint("denoise")
+
+
+def test_the_library_does_without_the_extras():
+    code = (
+        "import sys, snrgate, snrgate.cli; "
+        "print(sorted({'flax', 'matplotlib', 'orbax', 'PIL', 'rich', 'skimage', 'tyro'} "
+        "& set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,265 @@
+"""The denoising task and its training: numbers against independent ones."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+
+from snrgate.errors import InputError
+from snrgate.models.coordinate import CoordinateMLP, Frozen
+from snrgate.tasks.denoise import Denoise, make_task, noisy_photo, psnr
+from snrgate.training.checkpoint import open_checkpoints
+from snrgate.training.compare import fit, start
+from snrgate.training.denoise import run
+from snrgate.training.folder import RunFolder
+from snrgate.training.loop import exact_moments, mean_gradient
+
+TINY = Denoise(
+    size=24,
+    steps=50,
+    batch_size=16,
+    width=8,
+    depth=1,
+    frequencies=8,
+    eval_every=20,
+    checkpoint_every=40,
+)
+
+
+def trees_equal(a, b) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b))
+
+
+def read(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_psnr_is_that_of_scikit_image():
+    rng = np.random.default_rng(0)
+    clean = rng.random((9, 7, 3), np.float32)
+    noisy = clean + 0.3 * rng.standard_normal(clean.shape, np.float32)
+    expected = peak_signal_noise_ratio(clean, np.clip(noisy, 0, 1), data_range=1)
+    np.testing.assert_allclose(psnr(noisy, clean), expected, rtol=1e-5)
+
+
+def test_fourier_matrix_is_not_trained():
+    model = CoordinateMLP(3, width=4, depth=2, frequencies=5, rngs=nnx.Rngs(params=0))
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    assert sum(x.size for x in jax.tree.leaves(params)) == (10 * 4 + 4) + (4 * 4 + 4) + (4 * 3 + 3)
+    assert [type(x) for _, x in nnx.to_flat_state(rest)] == [Frozen]
+
+
+def test_features_are_sines_and_cosines_of_the_frequencies():
+    model = CoordinateMLP(1, width=4, depth=0, frequencies=3, fourier_scale=2.0, rngs=nnx.Rngs(0))
+    place = np.array([0.3, -0.7], np.float32)
+    phase = np.pi * place @ np.asarray(model.frequencies[...])
+    features = np.concatenate([np.sin(phase), np.cos(phase)])
+    expected = features @ np.asarray(model.head.kernel[...]) + np.asarray(model.head.bias[...])
+    np.testing.assert_allclose(model(jnp.asarray(place)), expected, rtol=1e-4)
+
+
+def test_noise_is_as_strong_as_asked_and_repeatable():
+    photo = noisy_photo(Denoise(noise=0.25, seed=3))
+    assert (photo.noisy - photo.clean).std() == pytest.approx(0.25, rel=0.03)
+    assert np.array_equal(photo.noisy, noisy_photo(Denoise(noise=0.25, seed=3)).noisy)
+    assert not np.array_equal(photo.noisy, noisy_photo(Denoise(noise=0.25, seed=4)).noisy)
+
+
+def test_positions_are_to_scale_and_predictions_in_place():
+    photo = noisy_photo(dataclasses.replace(TINY, image="coffee"))
+    task = make_task(TINY, photo)
+    positions, targets = task.examples
+    assert positions.max(0).tolist() == pytest.approx([15 / 24, 23 / 24])
+    assert targets.mean() == pytest.approx(0, abs=1e-5)
+    assert targets.std() == pytest.approx(1, abs=1e-5)
+    # The loss of a pixel is the standardised error of the prediction in its place.
+    errors = (np.asarray(task.predict(task.params)) - photo.noisy) / photo.noisy.std()
+    losses = jax.vmap(task.loss, (None, 0))(task.params, task.examples)
+    np.testing.assert_allclose(losses, np.square(errors).mean(-1).ravel(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_dark_picture_is_learned_like_a_bright_one():
+    photo = noisy_photo(TINY)
+    dark = photo._replace(noisy=photo.noisy / 16, clean=photo.clean / 16)
+    bright, dim = (make_task(TINY, x).examples[1] for x in (photo, dark))
+    np.testing.assert_allclose(bright, dim, rtol=1e-5, atol=1e-6)
+
+
+def test_a_picture_of_one_colour_is_learned():
+    photo = noisy_photo(TINY)
+    flat = photo._replace(noisy=np.full_like(photo.noisy, 0.5))
+    assert not np.isnan(make_task(TINY, flat).examples[1]).any()
+
+
+def test_both_optimizers_see_the_same_gradient():
+    task = make_task(TINY, noisy_photo(TINY))
+    batch = jax.tree.map(lambda x: x[:16], task.examples)
+    plain, mean, extra = mean_gradient(task.loss)(task.params, batch)
+    exact, pooled_mean, moments = exact_moments(task.loss, "unit")(task.params, batch)
+    assert extra == {}
+    assert set(moments) == {"sum_sq_diff_grads", "sample_size"}
+    np.testing.assert_allclose(plain, exact, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), mean, pooled_mean
+    )
+
+
+def test_an_open_gate_is_adamw():
+    settings = dataclasses.replace(TINY, z=1e-12)
+    photo = noisy_photo(settings)
+    task = make_task(settings, photo)
+    *_, (step, learners, rows) = fit(settings, task, photo, start(settings, task, photo))
+    adamw, gated = rows
+    assert step == 50
+    assert gated["gate_fraction"] == pytest.approx(1, abs=1e-6)
+    assert gated["psnr"] == pytest.approx(adamw["psnr"], abs=0.01)
+    assert learners["adamw"].best.psnr >= adamw["psnr"]
+
+
+def test_the_gate_learns_the_photo_and_not_the_noise():
+    settings = Denoise(
+        size=32,
+        steps=300,
+        batch_size=64,
+        learning_rate=1e-2,
+        width=32,
+        depth=2,
+        frequencies=32,
+        fourier_scale=1.5,
+        eval_every=20,
+    )
+    photo = noisy_photo(settings)
+    task = make_task(settings, photo)
+    *_, (_, learners, (adamw, gated)) = fit(settings, task, photo, start(settings, task, photo))
+    assert gated["psnr"] > float(psnr(photo.noisy, photo.clean)) + 3
+    assert gated["psnr"] > adamw["psnr"] + 0.5
+    assert gated["psnr"] > float(learners["gated"].best.psnr) - 0.5
+    assert adamw["psnr"] < float(learners["adamw"].best.psnr) - 0.3
+    assert adamw["loss"] < gated["loss"]
+
+
+def test_divergence_is_said():
+    settings = dataclasses.replace(TINY, learning_rate=1e30)
+    photo = noisy_photo(settings)
+    task = make_task(settings, photo)
+    with pytest.raises(InputError, match=r"adamw diverged.*learning_rate below"):
+        list(fit(settings, task, photo, start(settings, task, photo)))
+
+
+def test_a_run_leaves_everything_in_its_folder(tmp_path, capsys):
+    run(TINY, tmp_path / "run")
+    out = capsys.readouterr().out
+    rows = RunFolder(tmp_path / "run").rows()
+    assert [row["step"] for row in rows] == [20, 20, 50, 50]
+    assert [row["optimizer"] for row in rows[:2]] == ["adamw", "gated"]
+    assert all(("gate_fraction" in row) == (row["optimizer"] == "gated") for row in rows)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["optimizers"]["gated"]["last"] == rows[-1]
+    best = max(rows[::2], key=lambda row: row["psnr"])
+    assert summary["optimizers"]["adamw"]["best"] == best
+    photo = noisy_photo(TINY)
+    noisy = peak_signal_noise_ratio(photo.clean, np.clip(photo.noisy, 0, 1), data_range=1)
+    assert summary["noisy_psnr"] == pytest.approx(noisy, abs=1e-3)
+    flat = np.full_like(photo.clean, photo.noisy.mean())
+    mean = peak_signal_noise_ratio(photo.clean, flat, data_range=1)
+    assert summary["mean_psnr"] == pytest.approx(mean, abs=1e-3)
+    assert "shrunk to 24 x 24" in out
+    assert (tmp_path / "run" / "table.md").read_text() in out
+    denoised = (read(tmp_path / "run" / "denoised.png") / 255).astype(np.float32)
+    value = peak_signal_noise_ratio(photo.clean[..., 0], denoised, data_range=1)
+    assert value == pytest.approx(rows[-1]["psnr"], abs=0.05)
+    assert read(tmp_path / "run" / "picture.png").shape[1] > 1000
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_noisy_picture_is_denoised_at_its_own_range(tmp_path, capsys, colour):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (20, 30, 3), np.uint8) if colour else None
+    if values is None:
+        values = rng.integers(1000, 4096, (20, 30)).astype(np.uint16)  # 12 bits in 16
+    Image.fromarray(values).save(tmp_path / "in.png")
+    settings = dataclasses.replace(
+        TINY, image=str(tmp_path / "in.png"), noise=0.0, optimizers=("gated",), size=0
+    )
+    run(settings, tmp_path / "run")
+    denoised = read(tmp_path / "run" / "denoised.png")
+    assert denoised.dtype == values.dtype
+    assert denoised.shape == values.shape
+    assert abs(denoised.mean() - values.mean()) < values.std()
+    out = capsys.readouterr().out
+    assert "PSNR" not in out
+    assert not any("psnr" in row for row in RunFolder(tmp_path / "run").rows())
+
+
+def test_checkpoints_keep_the_last_two_and_name_a_damaged_one(tmp_path):
+    tree = {"a": jnp.arange(3.0), "none": None}
+    with open_checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.restore(tree) is tree
+        for step in (1, 2, 3, 3):
+            checkpoints.save(step, {"a": tree["a"] + step, "none": None})
+        assert trees_equal(checkpoints.restore(tree), {"a": tree["a"] + 3, "none": None})
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["2", "3"]
+    for path in (tmp_path / "c" / "3" / "default").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with (
+        open_checkpoints(tmp_path / "c") as checkpoints,
+        pytest.raises(InputError, match="c/3 cannot be read"),
+    ):
+        checkpoints.restore(tree)
+
+
+def test_metrics_survive_a_line_cut_off(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append([{"step": 1}, {"step": 2}, {"step": 3}])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "psn')
+    assert [row["step"] for row in folder.rows()] == [1, 2, 3]
+    folder.truncate(2)
+    folder.append([{"step": 3}])
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *((name, 0) for name in ("steps", "width", "depth", "frequencies", "eval_every")),
+        *((name, -1.0) for name in ("noise", "weight_decay", "learning_rate", "z")),
+        *((name, float("nan")) for name in ("noise", "learning_rate", "b1", "fourier_scale")),
+        ("learning_rate", float("inf")),
+        ("learning_rate", 0.0),
+        ("b2", 1.0),
+        ("noise_decay", 1.0),
+        ("batch_size", 1),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("size", -1),
+        ("optimizers", ()),
+        ("optimizers", ("gated", "gated")),
+    ],
+)
+def test_settings_that_cannot_be_trained_with_are_refused(setting, value):
+    with pytest.raises(InputError, match=f"^{setting} = "):
+        dataclasses.replace(TINY, **{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("gate", "open"),
+        ("block", "layer"),
+        ("noise_estimator", "none"),
+        ("optimizers", ("sgd",)),
+    ],
+)
+def test_unknown_names_are_refused(setting, value):
+    # By the settings themselves, or by the type checker where the tests run under one.
+    with pytest.raises(Exception, match=setting):
+        dataclasses.replace(TINY, **{setting: value})
