@@ -1,0 +1,186 @@
+"""What the moments cost: one training step with each way of having them, against plain AdamW.
+
+    python benchmarks/moments.py
+
+Times are medians of calls interleaved in random order, as ratios to the plain step of the same
+round, with their quartiles; memory and FLOPs are those of the compiled step (a loop's body counts
+once there). Writes one JSON file a workload into ``results/moments`` and the table
+``results/moments/README.md``.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from optax.experimental import aggregating
+from workloads import WORKLOADS, Workload
+
+import snrgate
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Cost of a training step."""
+
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    """Which models."""
+    seconds: float = 60.0
+    """Time to spend on the calls of one workload."""
+    microbatch: int = 32
+    """Examples at once, where it is microbatched."""
+    out: Path = Path("results/moments")
+    """Folder of the results."""
+
+
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+def _plain(tx: optax.GradientTransformation, loss: Callable[..., Any]) -> Step:
+    def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def _exact(tx: optax.GradientTransformation, loss: Callable[..., Any], **how: Any) -> Step:
+    grad_fn = snrgate.value_and_moments(loss, **how)
+
+    def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
+        _, moments = grad_fn(params, batch)
+        updates, state = tx.update(moments.mean, state, params, **moments.extra_args())
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def _mean_only(tx: optax.GradientTransformation, loss: Callable[..., Any]) -> Step:
+    """The factored transform with the second moment left out by the compiler."""
+    grad_fn = snrgate.value_and_moments(loss, method="factored")
+
+    def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(grad_fn(params, batch)[1].mean, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def _aggregating(loss: Callable[..., Any]) -> tuple[optax.GradientTransformation, Step]:
+    tx = aggregating.process(
+        optax.identity(),
+        aggregating.get_per_element_mean_and_sum_sq_diff_grads(),
+        snrgate.adamw(1e-3, block="parameter"),
+        aggregator_has_aux=True,
+    )
+
+    def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
+        grads = jax.vmap(jax.grad(loss), (None, 0))(params, batch)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return tx, step
+
+
+def variants(work: Workload, microbatch: int) -> dict[str, tuple[Any, Step]]:
+    """Every way of making a step: the optimizer and the step."""
+    plain = optax.adamw(1e-3)
+    unit = snrgate.adamw(1e-3, block="unit")
+    single = snrgate.adamw(1e-3, block="parameter")
+    streaming = snrgate.adamw(1e-3, block="unit", noise="streaming")
+
+    def mapped(params: Any, batch: Any) -> jax.Array:
+        return jnp.mean(jax.vmap(work.loss, (None, 0))(params, batch))
+
+    mean = work.batched_loss or mapped
+    micro = {"method": "vmap", "microbatch_size": microbatch}
+    return {
+        "AdamW": (plain, _plain(plain, mean)),
+        "AdamW, the transform without second moments": (plain, _mean_only(plain, work.loss)),
+        "gated, streaming": (streaming, _plain(streaming, mean)),
+        "gated, exact a unit": (unit, _exact(unit, work.loss, block="unit")),
+        "gated, exact a parameter": (single, _exact(single, work.loss)),
+        "gated, exact by vmap": (single, _exact(single, work.loss, method="vmap")),
+        "gated, exact by vmap, microbatched": (single, _exact(single, work.loss, **micro)),
+        "gated, exact by optax aggregating": _aggregating(work.loss),
+    }
+
+
+def measure(name: str, study: Study) -> dict[str, dict[str, float]]:
+    """Compile and time every variant of one workload."""
+    work = WORKLOADS[name]()
+    rows: dict[str, dict[str, float]] = {}
+    calls = {}
+    for label, (tx, step) in variants(work, study.microbatch).items():
+        state = tx.init(work.params)
+        lowered = jax.jit(step).lower(work.params, state, work.batch)
+        began = time.perf_counter()
+        compiled = lowered.compile()
+        rows[label] = {
+            "compile_seconds": time.perf_counter() - began,
+            "flops": compiled.cost_analysis()["flops"],
+            "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        }
+        calls[label] = (compiled, state)
+        jax.block_until_ready(compiled(work.params, state, work.batch))
+    times: dict[str, list[float]] = {label: [] for label in calls}
+    began, order = time.perf_counter(), np.random.default_rng(0)
+    while time.perf_counter() - began < study.seconds or len(times["AdamW"]) < 5:
+        for label in order.permutation(list(calls)):
+            compiled, state = calls[label]
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(work.params, state, work.batch))
+            times[label].append(time.perf_counter() - start)
+    plain = np.array(times["AdamW"])
+    for label, row in rows.items():
+        ratios = np.array(times[label]) / plain
+        row["milliseconds"] = 1e3 * float(np.median(times[label]))
+        row["time"], row["time_low"], row["time_high"] = np.quantile(ratios, [0.5, 0.25, 0.75])
+        row["memory"] = row["temp_bytes"] / rows["AdamW"]["temp_bytes"]
+        row["work"] = row["flops"] / rows["AdamW"]["flops"]
+        row["compile"] = row["compile_seconds"] / rows["AdamW"]["compile_seconds"]
+    return rows
+
+
+def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """All workloads as Markdown."""
+    lines = []
+    for name, rows in results.items():
+        lines += [
+            f"\n## {name}\n",
+            "| step | ms | time (quartiles) | temp memory | FLOPs | compile |",
+            "|:--|--:|--:|--:|--:|--:|",
+        ]
+        lines += [
+            f"| {label} | {r['milliseconds']:.1f} | {r['time']:.2f} ({r['time_low']:.2f} to "
+            f"{r['time_high']:.2f}) | {r['memory']:.2f} | {r['work']:.3f} | {r['compile']:.2f} |"
+            for label, r in rows.items()
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main(study: Study) -> None:
+    """Measure what is asked for, and write the table of all that has been measured."""
+    study.out.mkdir(parents=True, exist_ok=True)
+    for name in study.workloads:
+        rows = measure(name, study)
+        (study.out / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    results = {p.stem: json.loads(p.read_text()) for p in sorted(study.out.glob("*.json"))}
+    text = (
+        "# What the moments cost\n\n    python benchmarks/moments.py\n\n"
+        f"One training step, as a ratio to plain AdamW; jax {jax.__version__} on CPU.\n"
+    )
+    text += table(results)
+    (study.out / "README.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Study))

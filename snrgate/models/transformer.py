@@ -1,0 +1,95 @@
+"""A decoder-only transformer, pre-norm: the network of modular division and of language."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from snrgate.annotations import Array, Float, Int
+
+__all__ = ["Transformer"]
+
+
+class _Attention(nnx.Module):
+    """Causal self-attention over the positions of one sequence, or of many."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.qkv = nnx.Linear(width, 3 * width, use_bias=False, rngs=rngs)
+        self.out = nnx.Linear(width, width, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
+        *batch, length, width = x.shape
+        split = self.qkv(x).reshape(*batch, length, 3, self.heads, width // self.heads)
+        q, k, v = (split[..., i, :, :] for i in range(3))
+        mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        return self.out(mixed.reshape(x.shape))
+
+
+class _Block(nnx.Module):
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.attention = _Attention(width, heads, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.up = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.down = nnx.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.down(nnx.gelu(self.up(self.mlp_norm(x))))
+
+
+class Transformer(nnx.Module):
+    """Logits of the next token at every position.
+
+    Args:
+        vocabulary: number of tokens.
+        length: most positions in a sequence.
+        width: size of an embedding, four times as many units in the MLPs.
+        depth: number of blocks.
+        heads: attention heads; must divide ``width``.
+        tied: whether the output layer is the embedding, transposed.
+        rngs: the stream ``params`` draws the parameters.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``width``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from snrgate.models.transformer import Transformer
+        >>> model = Transformer(11, 4, width=8, depth=1, heads=2, rngs=nnx.Rngs(params=0))
+        >>> model(jnp.zeros((4,), jnp.int32)).shape  # one sequence, or any batch of them
+        (4, 11)
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        length: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        tied: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        if width % heads:
+            raise ValueError(f"heads = {heads} must divide width = {width}")
+        small = nnx.initializers.normal(0.02)
+        self.tokens = nnx.Embed(vocabulary, width, embedding_init=small, rngs=rngs)
+        self.positions = nnx.Embed(length, width, embedding_init=small, rngs=rngs)
+        self.blocks = nnx.List(_Block(width, heads, rngs=rngs) for _ in range(depth))
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.head = None if tied else nnx.Linear(width, vocabulary, use_bias=False, rngs=rngs)
+
+    def __call__(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b t v"]:
+        """The logits.
+
+        Args:
+            tokens: indices below ``vocabulary``; at most ``length`` positions.
+        """
+        x = self.tokens(tokens) + self.positions(jnp.arange(tokens.shape[-1]))
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return self.tokens.attend(x) if self.head is None else self.head(x)
