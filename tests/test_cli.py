@@ -81,7 +81,23 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(tmp_path, uninterrupted,
         assert (out / name).read_bytes() == (uninterrupted / name).read_bytes(), name
 
 
-def test_the_first_interrupt_waits_and_the_second_does_not():
+@pytest.fixture
+def interrupt_handler():
+    """Set a handler of SIGINT, whatever this process inherited, and put the old one back."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_ignored_interrupt_stays_ignored(interrupt_handler):
+    interrupt_handler(signal.SIG_IGN)
+    with deferred_interrupts() as interrupted:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted() is None
+
+
+def test_the_first_interrupt_waits_and_the_second_does_not(interrupt_handler):
+    interrupt_handler(signal.default_int_handler)
     with deferred_interrupts() as interrupted:
         assert interrupted() is None
         signal.raise_signal(signal.SIGINT)

@@ -25,13 +25,18 @@ class Stopped(Exception):
 def deferred_interrupts() -> Iterator[Callable[[], int | None]]:
     """Hold back the first SIGINT or SIGTERM; a second one has its usual effect.
 
+    A signal that is ignored, as a shell has it for what runs in the background, stays so.
+
     Yields:
         A function that returns the number of the signal that came, or ``None``.
     """
     came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
     # A handler that was not set from Python reads as None and cannot be set back.
-    usual = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+    usual = {
+        number: signal.getsignal(number) or signal.SIG_DFL
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
@@ -41,7 +46,7 @@ def deferred_interrupts() -> Iterator[Callable[[], int | None]]:
         for number, handler in usual.items():
             signal.signal(number, handler)
 
-    for number in numbers:
+    for number in usual:
         signal.signal(number, note)
     try:
         yield lambda: came[0] if came else None
