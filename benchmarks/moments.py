@@ -41,6 +41,8 @@ class Study:
 
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+Rows = dict[str, dict[str, float]]
+"""Measurements by variant."""
 
 
 def _plain(tx: optax.GradientTransformation, loss: Callable[..., Any]) -> Step:
@@ -113,43 +115,48 @@ def variants(work: Workload, microbatch: int) -> dict[str, tuple[Any, Step]]:
     }
 
 
-def measure(name: str, study: Study) -> dict[str, dict[str, float]]:
-    """Compile and time every variant of one workload."""
-    work = WORKLOADS[name]()
-    rows: dict[str, dict[str, float]] = {}
-    calls = {}
-    for label, (tx, step) in variants(work, study.microbatch).items():
+def measure(work: Workload, calls: dict[str, tuple[Any, Step]], seconds: float) -> Rows:
+    """Compile and time some variants, the first of them being what the others are compared with.
+
+    Args:
+        work: the model.
+        calls: as :func:`variants` gives them.
+        seconds: time to spend on the calls.
+    """
+    rows: Rows = {}
+    compiled = {}
+    for label, (tx, step) in calls.items():
         state = tx.init(work.params)
         lowered = jax.jit(step).lower(work.params, state, work.batch)
         began = time.perf_counter()
-        compiled = lowered.compile()
+        ready = lowered.compile()
         rows[label] = {
             "compile_seconds": time.perf_counter() - began,
-            "flops": compiled.cost_analysis()["flops"],
-            "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
+            "flops": ready.cost_analysis()["flops"],
+            "temp_bytes": ready.memory_analysis().temp_size_in_bytes,
         }
-        calls[label] = (compiled, state)
-        jax.block_until_ready(compiled(work.params, state, work.batch))
+        compiled[label] = (ready, state)
+        jax.block_until_ready(ready(work.params, state, work.batch))
+    plain = next(iter(calls))
     times: dict[str, list[float]] = {label: [] for label in calls}
     began, order = time.perf_counter(), np.random.default_rng(0)
-    while time.perf_counter() - began < study.seconds or len(times["AdamW"]) < 5:
+    while time.perf_counter() - began < seconds or len(times[plain]) < 5:
         for label in order.permutation(list(calls)):
-            compiled, state = calls[label]
+            ready, state = compiled[label]
             start = time.perf_counter()
-            jax.block_until_ready(compiled(work.params, state, work.batch))
+            jax.block_until_ready(ready(work.params, state, work.batch))
             times[label].append(time.perf_counter() - start)
-    plain = np.array(times["AdamW"])
     for label, row in rows.items():
-        ratios = np.array(times[label]) / plain
+        ratios = np.array(times[label]) / np.array(times[plain])
         row["milliseconds"] = 1e3 * float(np.median(times[label]))
         row["time"], row["time_low"], row["time_high"] = np.quantile(ratios, [0.5, 0.25, 0.75])
-        row["memory"] = row["temp_bytes"] / rows["AdamW"]["temp_bytes"]
-        row["work"] = row["flops"] / rows["AdamW"]["flops"]
-        row["compile"] = row["compile_seconds"] / rows["AdamW"]["compile_seconds"]
+        row["memory"] = row["temp_bytes"] / rows[plain]["temp_bytes"]
+        row["work"] = row["flops"] / rows[plain]["flops"]
+        row["compile"] = row["compile_seconds"] / rows[plain]["compile_seconds"]
     return rows
 
 
-def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+def table(results: dict[str, Rows]) -> str:
     """All workloads as Markdown."""
     lines = []
     for name, rows in results.items():
@@ -170,7 +177,8 @@ def main(study: Study) -> None:
     """Measure what is asked for, and write the table of all that has been measured."""
     study.out.mkdir(parents=True, exist_ok=True)
     for name in study.workloads:
-        rows = measure(name, study)
+        work = WORKLOADS[name]()
+        rows = measure(work, variants(work, study.microbatch), study.seconds)
         (study.out / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
     results = {p.stem: json.loads(p.read_text()) for p in sorted(study.out.glob("*.json"))}
     text = (
