@@ -11,6 +11,7 @@ from snrgate.alias import adam as adam
 from snrgate.alias import adamw as adamw
 from snrgate.alias import from_per_example as from_per_example
 from snrgate.moments import Moments as Moments
+from snrgate.moments import explain_moments as explain_moments
 from snrgate.moments import value_and_moments as value_and_moments
 from snrgate.transform import SnrGateState as SnrGateState
 from snrgate.transform import snr_gate as snr_gate

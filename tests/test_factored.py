@@ -29,21 +29,24 @@ def draw(seed, shapes):
 
 
 def cast(tree, dtype):
+    """Real numbers as ``dtype``; whole numbers and keys as they are."""
+
     def one(x):
-        x = np.asarray(x)
-        return jnp.asarray(x, dtype if np.issubdtype(x.dtype, np.floating) else x.dtype)
+        return jnp.asarray(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.asarray(x)
 
     return jax.tree.map(one, tree)
 
 
-def assert_close(got, expected, rtol):
-    """Every leaf to ``rtol`` of the largest entry of the expected leaf."""
-    got_leaves, expected_leaves = jax.tree.leaves(got), jax.tree.leaves(expected)
-    assert len(got_leaves) == len(expected_leaves)
-    for a, e in zip(got_leaves, expected_leaves, strict=True):
+def assert_close(got, expected, rtol, rounding=None):
+    """Every leaf to ``rtol`` of its largest entry, and to 1e-13 of that of ``rounding``."""
+    leaves = [
+        jax.tree.leaves(t) for t in (got, expected, expected if rounding is None else rounding)
+    ]
+    for a, e, r in zip(*leaves, strict=True):
         e = np.asarray(e, np.float64)
         assert a.shape == e.shape
-        np.testing.assert_allclose(np.asarray(a), e, rtol=0, atol=rtol * np.abs(e).max() + 1e-30)
+        atol = rtol * np.abs(e).max() + 1e-13 * np.abs(r).max() + 1e-30
+        np.testing.assert_allclose(np.asarray(a), e, rtol=0, atol=atol)
 
 
 def both(loss, block="parameter", **keywords):
@@ -60,7 +63,12 @@ def check(loss, params, batch, block="parameter", weights=None, **keywords):
     with jax.enable_x64(True):
         wide = cast(params, jnp.float64), cast(batch, jnp.float64), weights
         expected, got = both(loss, block, **keywords)(*wide)
-        assert_close(got, expected, 1e-9)
+        (value, moments), (expected_value, expected_moments) = got, expected
+        assert_close((value, moments.mean), (expected_value, expected_moments.mean), 1e-9)
+        assert moments.sample_size == expected_moments.sample_size
+        # Where all examples agree, what is left of the difference is rounding of the squares.
+        rounding = second_moment(expected_moments)
+        assert_close(moments.sum_sq_diff, expected_moments.sum_sq_diff, 1e-9, rounding)
     return got
 
 
@@ -219,6 +227,168 @@ def test_sixteen_bit_gradients_are_accumulated_in_float32():
     for tree in (factored.mean, factored.sum_sq_diff):
         assert {x.dtype for x in jax.tree.leaves(tree)} == {jnp.dtype(jnp.float32)}
     assert_close(factored.sum_sq_diff, plain.sum_sq_diff, 2e-2)
+
+
+def embedding_loss(tied, padding_idx=None):
+    def loss(params, example):
+        ids, target = example
+        x = jnp.tanh(params["embedding"][ids] @ params["w"])
+        logits = x @ (params["embedding"].T if tied else params["out"])
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), target[:, None], axis=-1)
+        return -jnp.mean(chosen)
+
+    return loss
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_embeddings_with_repeated_tokens(tied, tokens, block):
+    shapes = {"embedding": (7, 4), "w": (4, 4)}
+    params = draw(7, shapes if tied else shapes | {"out": (4, 7)})
+    rng = np.random.default_rng(8)
+    # Row 7 is outside the table; a few rows make sure that tokens repeat.
+    ids = rng.integers(0, 4, (BATCH, tokens))
+    ids[0, 0] = -1
+    batch = ids, rng.integers(0, 7, (BATCH, tokens))
+    check(embedding_loss(tied), params, batch, block, weights=np.array([1.0, 1, 0, 2, 1, 1]))
+
+
+@pytest.mark.parametrize("block", ["parameter", "unit"])
+@pytest.mark.parametrize(
+    ("kernel", "keywords"),
+    [
+        ((3, 3, 2, 4), {"padding": "SAME", "window_strides": (2, 1)}),
+        (
+            (2, 3, 2, 4),
+            {"padding": [(0, 1), (2, 0)], "window_strides": (1, 1), "rhs_dilation": (2, 1)},
+        ),
+        ((3, 2, 2, 4), {"padding": "VALID", "window_strides": (3, 2)}),
+        ((3, 3, 1, 4), {"padding": "SAME", "window_strides": (1, 1), "feature_group_count": 2}),
+    ],
+)
+def test_convolutions(kernel, keywords, block):
+    def loss(params, example):
+        for name in ("first", "second"):
+            if name == "first":
+                out = jax.lax.conv_general_dilated(
+                    example[None],
+                    params["first"],
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                    **keywords,
+                )
+            else:
+                out = jax.lax.conv_general_dilated(
+                    out,
+                    params["second"],
+                    (1, 1),
+                    "SAME",
+                    dimension_numbers=("NHWC", "OIHW", "NHWC"),
+                )
+            out = jnp.tanh(out)
+        return jnp.sum(out**2)
+
+    check(
+        loss, draw(9, {"first": kernel, "second": (3, 4, 2, 2)}), draw(10, (BATCH, 7, 6, 2)), block
+    )
+
+
+def recurrent(params, example):
+    def step(state, x):
+        state = jnp.tanh(x @ params["in"] + state @ params["state"] + params["bias"])
+        return state, state @ params["out"]
+
+    _, outputs = jax.lax.scan(step, jnp.zeros(4, example.dtype), example)
+    return jnp.mean(outputs**2)
+
+
+@pytest.mark.parametrize("block", ["parameter", "unit"])
+def test_a_scan_over_time_adds_uses(block):
+    params = draw(11, {"in": (3, 4), "state": (4, 4), "bias": (4,), "out": (4, 2)})
+    check(recurrent, params, draw(12, (BATCH, 5, 3)), block)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_scan_over_layers_stacks_groups(remat, block):
+    def layer(x, p):
+        return x + jnp.tanh(x @ p["kernel"] + p["bias"]), None
+
+    def loss(params, example):
+        body = jax.checkpoint(layer) if remat else layer
+        x, _ = jax.lax.scan(body, example, params)
+        return jnp.sum(x**2)
+
+    params = draw(13, {"kernel": (3, 4, 4), "bias": (3, 4)})
+    for shape in ((BATCH, 4), (BATCH, 6, 4)):
+        check(loss, params, draw(14, shape), block)
+
+
+def test_loops_within_loops_and_a_layer_used_in_and_outside_of_one():
+    def loss(params, example):
+        def layer(x, p):
+            def step(state, x_t):
+                state = jnp.tanh(state @ p + x_t @ params["shared"])
+                return state, state
+
+            _, states = jax.lax.scan(step, jnp.zeros(4, x.dtype), x)
+            return states, None
+
+        x, _ = jax.lax.scan(layer, example, params["layers"])
+        return jnp.sum(jnp.tanh(x @ params["shared"]))
+
+    check(loss, draw(15, {"layers": (2, 4, 4), "shared": (4, 4)}), draw(16, (BATCH, 3, 4)))
+
+
+def test_a_loss_that_looks_at_other_examples_is_refused():
+    def loss(params, example):
+        return (params["w"] * (example - jax.lax.pmean(example, "data"))) ** 2
+
+    params, batch = {"w": jnp.ones(())}, jnp.arange(4.0)
+    grad_fn = snrgate.value_and_moments(loss, method="factored", axis_name="data")
+    with pytest.raises(ValueError, match="looks at other examples"):
+        snrgate.value_and_moments(loss, method="factored")(params, batch)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.shard_map(
+        lambda p, b: grad_fn(p, b),
+        mesh=mesh,
+        in_specs=(jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")),
+        out_specs=jax.sharding.PartitionSpec(),
+    )
+    with pytest.raises(ValueError, match="communicates over"):
+        spread(params, batch)
+
+
+def test_nearly_equal_gradients_lose_precision_but_stay_positive():
+    """The error is that of the squares, a float32 epsilon of them, however small the variance."""
+    x = 1 + 1e-3 * np.random.default_rng(0).normal(size=(256, 5))
+
+    def loss(params, example):
+        return jnp.sum(example @ params["w"])
+
+    params, batch = {"w": jnp.ones((5, 3), jnp.float32)}, jnp.asarray(x, jnp.float32)
+    _, moments = snrgate.value_and_moments(loss, method="factored")(params, batch)
+    variance = np.asarray(moments.sum_sq_diff["w"])[:, 0] / len(x)
+    # The squared mean is 1e6 variances, the squares are precise to about 1e-7.
+    np.testing.assert_allclose(variance, np.asarray(batch).var(axis=0), atol=1e-6)
+    same = jnp.broadcast_to(batch[:1], batch.shape)
+    _, moments = snrgate.value_and_moments(loss, method="factored")(params, same)
+    assert np.all(np.asarray(moments.sum_sq_diff["w"]) >= 0)
+
+
+def test_the_second_call_does_not_trace_the_loss_again():
+    traced = []
+
+    def loss(params, example):
+        traced.append(1)
+        return regression(params, example)
+
+    grad_fn = snrgate.value_and_moments(loss, method="factored")
+    args = cast(mlp_params(SIZES), jnp.float32), cast(POINTS, jnp.float32)
+    grad_fn(*args)
+    once = len(traced)
+    grad_fn(*args)
+    assert len(traced) == once
 
 
 def costs(grad_fn, *args):

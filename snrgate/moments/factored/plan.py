@@ -10,15 +10,19 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-from snrgate.moments.factored import rules
-from snrgate.moments.factored.analysis import Analysis, Product, Shared, Whole
+import jax
+
+from snrgate.moments.factored import cut, rules
+from snrgate.moments.factored.analysis import Analysis, Lookup, Product, Shared, Term, Whole
+from snrgate.moments.factored.coupling import refuse_coupled
 from snrgate.moments.factored.layout import LEFT, RIGHT
 from snrgate.moments.factored.trace import Atom, Program, Variable, dependent, flatten
 
-__all__ = ["MOST_PAIRED", "PASS", "STEP", "ParameterPlan", "Plan", "make_plan"]
+__all__ = ["AT_ONCE", "MOST_PAIRED", "PASS", "STEP", "ParameterPlan", "Plan", "make_plan"]
 
 PASS = 32
 STEP = 20_000
+AT_ONCE = 2**20  # numbers, a few megabytes
 MOST_PAIRED = 8  # every pair is its own code: compile time
 
 
@@ -29,10 +33,13 @@ class ParameterPlan(NamedTuple):
         shape: of the parameter.
         dtype: of the parameter.
         pool: the axes over which its squared differences are summed.
-        rule: a name of :data:`COSTS`, or "none" where no example has a gradient of its own.
-        products: the products whose sum is the gradient, for every rule but "whole" and "none".
-        whole: the gradient of an example, for the rule "whole".
+        rule: a name of :data:`COSTS`, "lookup" where there are no products, or "none" where no
+            example has a gradient of its own.
+        products: the products in the gradient.
+        lookups: the rows of a table in the gradient.
+        tail: the end of the backward pass, for the rule "whole".
         shared: the parts that are the same for all examples; they move the mean alone.
+        at_once: how many examples to take at a time; ``None`` for all.
     """
 
     shape: tuple[int, ...]
@@ -40,22 +47,31 @@ class ParameterPlan(NamedTuple):
     pool: tuple[int, ...]
     rule: str
     products: tuple[Product, ...]
-    whole: Atom | None
+    lookups: tuple[Lookup, ...]
+    tail: Program | None
     shared: tuple[Atom, ...]
+    at_once: int | None
 
     @property
     def axes(self) -> tuple[rules.Axes, rules.Axes]:
         """The axes of the left and of the right factors."""
-        return tuple(
-            _axes(self.products[0], owner, self.pool, self.shape) for owner in (LEFT, RIGHT)
+        left, right = (_axes(self.products[0], o, self.pool, self.shape) for o in (LEFT, RIGHT))
+        return left, right
+
+    @property
+    def uses(self) -> int:
+        """Products or looked-up rows an example."""
+        return sum(p.uses for p in self.products) + sum(
+            math.prod(x.right.inputs[0].aval.shape[:-1]) for x in self.lookups
         )
 
     @property
     def needs(self) -> list[Atom]:
-        """What the backward pass has to leave for the rule."""
+        """What the backward pass has to leave of every example."""
         factors = [f for p in self.products for f in (p.left, p.right)]
-        whole = [] if self.whole is None else [self.whole]
-        return [atom for f in factors for atom in f.inputs] + whole + list(self.shared)
+        factors += [f for x in self.lookups for f in (x.rows, x.right)]
+        atoms = [atom for f in factors for atom in f.inputs]
+        return atoms + list(self.tail.inputs if self.tail else ())
 
 
 class Plan(NamedTuple):
@@ -75,27 +91,70 @@ def make_plan(jaxpr: Any, count: int, pools: tuple[tuple[int, ...], ...]) -> Pla
             last outputs the gradients.
         count: number of leaves of the example.
         pools: for every parameter the axes to pool.
+
+    Raises:
+        ValueError: the examples are coupled; see :func:`refuse_coupled`.
     """
     program = flatten(jaxpr)
-    varying = dependent(program, program.inputs[len(program.inputs) - count :])
+    examples = program.inputs[len(program.inputs) - count :]
+    refuse_coupled(program, frozenset().union(*(x.aval.manual_axis_type.varying for x in examples)))
+    varying = dependent(program, examples)
     analysis = Analysis(program, varying)
     gradients = program.outputs[len(program.outputs) - len(pools) :]
-    plans = (_plan(analysis, g, pool) for g, pool in zip(gradients, pools, strict=True))
+    terms = [analysis.gradient_terms(g) for g in gradients]
+    program = analysis.rewritten()
+    plans = (
+        _plan(program, varying, g, t, pool)
+        for g, t, pool in zip(gradients, terms, pools, strict=True)
+    )
     return Plan(program, varying, tuple(plans))
 
 
-def _plan(analysis: Analysis, gradient: Atom, pool: tuple[int, ...]) -> ParameterPlan:
+def _plan(
+    program: Program,
+    varying: set[Variable],
+    gradient: Atom,
+    terms: list[Term],
+    pool: tuple[int, ...],
+) -> ParameterPlan:
     shape = gradient.aval.shape
-    terms = analysis.gradient_terms(gradient)
     products = tuple(t for t in terms if isinstance(t, Product))
+    lookups = tuple(t for t in terms if isinstance(t, Lookup))
     shared = tuple(t.value for t in terms if isinstance(t, Shared))
-    whole = next((t.value for t in terms if isinstance(t, Whole)), None)
-    rule = "none" if whole is None else "whole"
+    rule, tail, at_once = "none", None, None
     if products:
         rule = _cheapest(products, pool, shape)
-        if rule == "whole":
-            products, whole, shared = (), gradient, ()
-    return ParameterPlan(shape, gradient.aval.dtype, pool, rule, products, whole, shared)
+        at_once = _products_at_once(products)
+    if rule == "whole" or any(isinstance(t, Whole) for t in terms):
+        products, lookups, shared, rule = (), (), (), "whole"
+        tail = cut.tail(program, varying, gradient)
+        at_once = _numbers_at_once(math.prod(shape)) if tail.equations else None
+    elif lookups:
+        rule, at_once = (rule if products else "lookup"), None
+    return ParameterPlan(
+        shape, gradient.aval.dtype, pool, rule, products, lookups, tail, shared, at_once
+    )
+
+
+def _numbers_at_once(numbers: int) -> int:
+    """How many examples of so many numbers each to take at a time."""
+    return max(1, AT_ONCE // max(numbers, 1))
+
+
+def _products_at_once(products: tuple[Product, ...]) -> int | None:
+    """Views that repeat their input, as the patches of a convolution do, are taken in turns."""
+    atoms = {atom for p in products for f in (p.left, p.right) for atom in f.inputs}
+    given = sum(math.prod(atom.aval.shape) for atom in atoms)
+    viewed = sum(
+        math.prod(jax.eval_shape(f.view, *(_struct(a) for a in f.inputs)).shape)
+        for p in products
+        for f in (p.left, p.right)
+    )
+    return _numbers_at_once(viewed) if viewed > 2 * given else None
+
+
+def _struct(atom: Atom) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
 
 
 def _axes(

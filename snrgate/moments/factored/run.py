@@ -15,7 +15,8 @@ from snrgate.moments.factored.layout import GROUP
 from snrgate.moments.factored.plan import ParameterPlan, Plan, make_plan
 from snrgate.moments.factored.trace import Atom, Constant, trace
 from snrgate.moments.per_example import array_moments, weighted_mean
-from snrgate.moments.statistics import Moments, accumulator_dtype
+from snrgate.moments.statistics import Moments, accumulator_dtype, merge
+from snrgate.moments.varying import zeros_varying_like
 from snrgate.trees import flatten, is_masked
 
 __all__ = ["factored_moments"]
@@ -55,15 +56,14 @@ def factored_moments(
     plan = make_plan(closed.jaxpr, len(examples), _pools(params, block))
     read = _backward(plan, [*closed.consts, *leaves], examples)
     ones = not isinstance(weights, jax.core.Tracer) and np.all(np.asarray(weights) == 1)
-    counts = rules.Counts(None if ones else weights, jnp.sum(weights))
 
-    pairs = [_moments(p, read, counts, weights) for p in plan.parameters]
+    pairs = [_moments(p, read, weights, bool(ones)) for p in plan.parameters]
     means, squares = (jax.tree.unflatten(treedef, part) for part in zip(*pairs, strict=True))
     values = [read.batched(atom) for atom in plan.program.outputs[: -len(leaves)]]
     losses, aux = values[0], None
     if has_aux:
         aux = jax.tree.unflatten(out_tree.children()[0].children()[1], values[1:])
-    return weighted_mean(losses, weights), aux, Moments(means, squares, counts.total)
+    return weighted_mean(losses, weights), aux, Moments(means, squares, jnp.sum(weights))
 
 
 def _pools(params: PyTree, block: Block) -> tuple[tuple[int, ...], ...]:
@@ -85,27 +85,38 @@ class _Values:
         """The value that all examples have."""
         return jnp.asarray(atom.value if isinstance(atom, Constant) else self._values[atom])
 
-    def batched(self, atom: Atom) -> Float[Array, "b ..."]:
+    def batched(self, atom: Atom) -> Array:
         """One value an example."""
-        if atom in self._varying:
-            return self._values[atom]
-        value = self.shared(atom)
+        return self.map(lambda x: x, (atom,))
+
+    def factor(self, factor: Factor) -> Array:
+        """A factor of every example."""
+        return self.map(factor.view, factor.inputs)
+
+    def map(self, view: Callable[..., Array], atoms: tuple[Atom, ...]) -> Array:
+        """``view`` of the atoms, for every example."""
+        axes = [0 if atom in self._varying else None for atom in atoms]
+        values = [self.shared(atom) for atom in atoms]
+        if any(axis == 0 for axis in axes):
+            return jax.vmap(view, axes)(*values)
+        value = view(*values)
         return jnp.broadcast_to(value, (self._size, *value.shape))
 
-    def factor(self, factor: Factor) -> Float[Array, "b g r m"]:
-        """A factor of every example."""
-        axes = [0 if atom in self._varying else None for atom in factor.inputs]
-        if all(axis is None for axis in axes):
-            value = factor.view(*map(self.shared, factor.inputs))
-            return jnp.broadcast_to(value, (self._size, *value.shape))
-        return jax.vmap(factor.view, axes)(*map(self.shared, factor.inputs))
+    def split(self, atoms: list[Atom]) -> tuple[dict[Any, Any], Callable[..., "_Values"]]:
+        """The values of examples among ``atoms``, and how to go on with other examples' instead."""
+        own = {a: self._values[a] for a in atoms if a in self._varying}
+
+        def others(values: dict[Any, Any], size: int) -> _Values:
+            return _Values({**self._values, **values}, self._varying, size)
+
+        return own, others
 
 
 def _backward(plan: Plan, shared: list[Any], examples: list[Any]) -> _Values:
     """Run the program over the batch, as far as the rules need it."""
     outputs = plan.program.outputs[: len(plan.program.outputs) - len(plan.parameters)]
-    atoms = (*outputs, *(atom for p in plan.parameters for atom in p.needs))
-    wanted = list(dict.fromkeys(a for a in atoms if not isinstance(a, Constant)))
+    needs = (atom for p in plan.parameters for atom in (*p.needs, *p.shared))
+    wanted = list(dict.fromkeys(a for a in (*outputs, *needs) if not isinstance(a, Constant)))
 
     def run(example: list[Any]) -> list[Any]:
         return plan.program.run([*shared, *example], wanted)
@@ -115,28 +126,87 @@ def _backward(plan: Plan, shared: list[Any], examples: list[Any]) -> _Values:
     return _Values(dict(zip(wanted, values, strict=True)), plan.varying, len(examples[0]))
 
 
-def _moments(
-    plan: ParameterPlan, read: _Values, counts: rules.Counts, weights: Array
-) -> tuple[Array, Array]:
+def _moments(plan: ParameterPlan, read: _Values, weights: Array, ones: bool) -> tuple[Array, Array]:
     """Mean and pooled sum of squared differences of one parameter."""
-    if plan.whole is not None:
-        return array_moments(read.batched(plan.whole), weights, plan.pool)
-    if plan.products:
-        mean, squares = _of_products(plan, read, counts)
+    size = weights.shape[0]
+    if plan.at_once is None or plan.at_once >= size:
+        mean, squares = _of_examples(plan, read, weights, ones)
     else:
-        dtype = accumulator_dtype(plan.dtype)
-        mean = jnp.zeros(plan.shape, dtype)
-        squares = jnp.zeros(pooled_shape(plan.shape, plan.pool), dtype)
+        mean, squares = _in_turns(plan, read, weights, ones)
     for atom in plan.shared:
-        mean = mean + jnp.where(counts.total > 0, read.shared(atom), 0).astype(mean.dtype)
+        counted = jnp.where(jnp.sum(weights) > 0, read.shared(atom), 0)
+        mean = mean + counted.astype(mean.dtype)
     return mean, squares
 
 
-def _of_products(plan: ParameterPlan, read: _Values, counts: rules.Counts) -> tuple[Array, Array]:
+def _in_turns(
+    plan: ParameterPlan, read: _Values, weights: Array, ones: bool
+) -> tuple[Array, Array]:
+    """A few examples after the other, merging as they come."""
+    size = weights.shape[0]
+    at_once = next(k for k in range(plan.at_once, 0, -1) if size % k == 0)
+    own, others = read.split(plan.needs)
+    atoms, values = list(own), list(own.values())
+    turns = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), (values, weights))
+
+    def moments(turn: tuple[list[Array], Array]) -> Moments:
+        values, weights = turn
+        chosen = others(dict(zip(atoms, values, strict=True)), at_once)
+        mean, squares = _of_examples(plan, chosen, weights, ones)
+        return Moments(mean, squares, jnp.sum(weights).astype(mean.dtype))
+
+    def add(total: Moments, turn: tuple[list[Array], Array]) -> tuple[Moments, None]:
+        return merge(total, moments(turn)), None
+
+    shapes = jax.eval_shape(moments, jax.tree.map(lambda x: x[0], turns))
+    zeros = jax.tree.map(lambda s: zeros_varying_like(s, values[0]), shapes)
+    total, _ = jax.lax.scan(add, zeros, turns)
+    return total.mean, total.sum_sq_diff
+
+
+def _of_examples(
+    plan: ParameterPlan, read: _Values, weights: Array, ones: bool
+) -> tuple[Array, Array]:
+    if plan.tail is not None:
+        tail = plan.tail
+        grads = read.map(lambda *values: tail.run(values, tail.outputs)[0], tail.inputs)
+        return array_moments(grads, weights, plan.pool)
+    counts = rules.Counts(None if ones else weights, jnp.sum(weights))
+    dtype = accumulator_dtype(plan.dtype)
+    mean = jnp.zeros(plan.shape, dtype)
+    squares = jnp.zeros(pooled_shape(plan.shape, plan.pool), dtype)
+    product = None
+    if plan.products:
+        left, right = _factors(plan, read, counts)
+        mean, squares = _of_products(plan, left, right, counts)
+        product = (left[:, 0], right[:, 0], mean)
+    if plan.lookups:
+        rows = jnp.concatenate([read.factor(x.rows) for x in plan.lookups], axis=1)
+        updates = [counts.masked(read.factor(x.right))[:, 0] for x in plan.lookups]
+        looked_up, more = rules.lookup(
+            rows, jnp.concatenate(updates, axis=1), counts, plan.shape[0], plan.pool, product
+        )
+        mean, squares = mean + looked_up, jnp.maximum(squares + more, 0)
+    return mean, squares
+
+
+def _factors(
+    plan: ParameterPlan, read: _Values, counts: rules.Counts
+) -> tuple[Float[Array, "b g r m"], Float[Array, "b g r n"]]:
+    """The factors of all products, their uses side by side."""
     left, right = (
         jnp.concatenate([counts.masked(read.factor(f)) for f in factors], axis=2)
         for factors in zip(*((p.left, p.right) for p in plan.products), strict=True)
     )
+    return left, right
+
+
+def _of_products(
+    plan: ParameterPlan,
+    left: Float[Array, "b g r m"],
+    right: Float[Array, "b g r n"],
+    counts: rules.Counts,
+) -> tuple[Array, Array]:
     layout = plan.products[0].layout
 
     def rule(x: Array, d: Array) -> tuple[Array, Array]:

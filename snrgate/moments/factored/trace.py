@@ -113,11 +113,22 @@ def trace(loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, has_aux: b
 
     Returns:
         ``(closed jaxpr, treedef of the outputs)``.
+
+    Raises:
+        ValueError: the loss communicates over an axis of examples.
     """
     seen = []
 
     def look(example: PyTree) -> None:
-        traced = _jitted(loss_fn, has_aux).trace(params, example)
+        try:
+            traced = _jitted(loss_fn, has_aux).trace(params, example)
+        except NameError as error:
+            if "axis name" not in str(error):
+                raise
+            raise ValueError(
+                f"the loss of one example looks at other examples ({error}), so no example has a "
+                "gradient of its own; freeze batch statistics (BatchNorm: use_running_average=True)"
+            ) from error
         seen.append((traced.jaxpr, jax.tree.structure(traced.out_info)))
 
     # Inside vmap an example has just the shape, dtype and sharding it will have when run.

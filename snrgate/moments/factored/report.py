@@ -1,0 +1,121 @@
+"""``explain_moments``: what the factored method makes of each parameter."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from snrgate.annotations import PyTree
+from snrgate.block import Block, block_axes
+from snrgate.moments.factored.layout import GROUP
+from snrgate.moments.factored.plan import COSTS, ParameterPlan, make_plan
+from snrgate.moments.factored.trace import trace
+from snrgate.trees import flatten, is_masked
+
+__all__ = ["explain_moments"]
+
+_HEADER = ("parameter", "shape", "rule", "uses", "FLOPs", "extra FLOPs", "extra bytes")
+
+
+def explain_moments(
+    loss_fn: Callable[..., Any],
+    params: PyTree,
+    example: PyTree,
+    *,
+    block: Block = "parameter",
+    has_aux: bool = False,
+) -> str:
+    """A table of how the moments of each parameter are computed, and what that costs.
+
+    Nothing is run: the numbers are counted from the shapes.
+
+    Args:
+        loss_fn: ``(params, example) -> loss``, or ``(loss, aux)``.
+        params: tree of floating-point arrays (or of shapes and dtypes).
+        example: ONE example, its leaves without a batch axis.
+        block: over which block the squared differences are to be summed.
+        has_aux: whether ``loss_fn`` returns an auxiliary output.
+
+    Returns:
+        One line a parameter: its path and shape; the rule ("single", "pairwise" and "running"
+        are products of factors, "lookup" rows of a table, "whole" the gradient itself, with the
+        number of examples taken at a time, "none" no gradient); how many products or rows one
+        example adds up; FLOPs of the plain gradient of one example, what the second moment adds
+        to them, and the bytes an example that it adds to the memory of a plain gradient.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import snrgate
+        >>> def loss_fn(params, example):
+        ...     return jnp.sum((example @ params["kernel"] + params["bias"]) ** 2)
+        >>> params = {"bias": jnp.zeros(3), "kernel": jnp.ones((2, 3))}
+        >>> print(snrgate.explain_moments(loss_fn, params, jnp.ones(2), block="unit"))
+        parameter  shape  rule    uses  FLOPs  extra FLOPs  extra bytes
+        bias       3      whole      1      3           12           12
+        kernel     2x3    single     1     12           16           16
+    """
+    batch = jax.tree.map(lambda x: jnp.asarray(x)[None], example)
+    closed, _ = trace(loss_fn, params, batch, has_aux)
+    named = flatten(params)
+    present = [
+        (path, jnp.shape(x))
+        for path, x in zip(named.paths, named.values, strict=True)
+        if not is_masked(x)
+    ]
+    pools = tuple(block_axes(block, path, shape) for path, shape in present)
+    plan = make_plan(closed.jaxpr, len(jax.tree.leaves(batch)), pools)
+    lines = [
+        (path, "x".join(map(str, p.shape)) or "scalar", _rule(p), *map(_number, _costs(p)))
+        for (path, _), p in zip(present, plan.parameters, strict=True)
+    ]
+    return _table([_HEADER, *lines])
+
+
+def _rule(plan: ParameterPlan) -> str:
+    products, lookups = len(plan.products), len(plan.lookups)
+    name = plan.rule if not (products and lookups) else f"{plan.rule} + lookup"
+    return name if plan.at_once is None else f"{name}, {plan.at_once} at a time"
+
+
+def _costs(plan: ParameterPlan) -> tuple[int, int, int, int]:
+    """Uses, FLOPs of a plain gradient, extra FLOPs and extra bytes, of one example."""
+    numbers, size = math.prod(plan.shape), plan.dtype.itemsize
+    if plan.rule == "none":
+        return 0, 0, 0, 0
+    if plan.tail is not None:
+        held = 0 if plan.at_once else numbers * size
+        return 1, numbers, 4 * numbers, held
+    flops, extra, held = 0, 0, 0
+    if plan.products:
+        left, right = plan.axes
+        groups = math.prod(plan.products[0].layout.owned(GROUP))
+        uses = sum(p.uses for p in plan.products)
+        flops = 2 * uses * numbers
+        # What "running" costs in time is memory traffic; in operations it is one update a number.
+        extra = (
+            6 * numbers if plan.rule == "running" else COSTS[plan.rule](uses, left, right) * groups
+        )
+        pairs = {"single": 1, "pairwise": uses * (uses + 1) // 2, "running": 0}[plan.rule]
+        held = groups * pairs * (left.kept + right.kept) * size
+    for lookup in plan.lookups:
+        updates = math.prod(lookup.right.inputs[0].aval.shape)
+        flops, extra, held = flops + updates, extra + 4 * updates, held + updates * size
+    return plan.uses, flops, int(extra), held
+
+
+def _number(x: int) -> str:
+    return f"{x:,}"
+
+
+def _table(lines: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = 3  # the first columns are words
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i < text else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
