@@ -104,10 +104,12 @@ def fit(
         step = _next_evaluation(step, settings)
         rows = []
         for name, (state, best) in learners.items():
+            metrics: dict[str, Array] = {}
             while (left := step - int(state.step)) > 0:
                 length = min(settings.eval_every, left)
                 state, metrics = stretches[name](state, task.examples, length=length)
-            row = {"step": step, "optimizer": name} | {k: float(v) for k, v in metrics.items()}
+            row: Row = {"step": step, "optimizer": name}
+            row |= {k: float(v) for k, v in metrics.items()}
             if not math.isfinite(row["loss"]):
                 raise InputError(
                     f"{name} diverged: its loss is {row['loss']} at step {step}; "

@@ -54,6 +54,8 @@ def load_config(task: str, config: str, kind: type[Settings]) -> Settings:
             f"there is no config {config}; give one of {', '.join(names)}, or a path ending in .py"
         )
     spec = importlib.util.spec_from_file_location(f"snrgate_config_{path.stem}", path)
+    assert spec is not None  # the name ends in .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -122,10 +122,10 @@ def _write_results(
             Panel(photo.noisy, f"noisy\n{summary['noisy_psnr']:.2f} dB"),
         ]
         for name, results in summary["optimizers"].items():
-            if name == "adamw":
-                best = results["best"]
-                caption = f"AdamW, best step {best['step']}\n{best['psnr']:.2f} dB (by oracle)"
-                panels.append(Panel(np.asarray(learners[name].best.pixels), caption))
+            best = learners[name].best
+            if name == "adamw" and best is not None:
+                caption = f"AdamW, best step {best.step}\n{best.psnr:.2f} dB (by oracle)"
+                panels.append(Panel(np.asarray(best.pixels), caption))
             last = results["last"]
             caption = f"{LABELS[name]}, last step {last['step']}\n{last['psnr']:.2f} dB"
             panels.append(Panel(final[name], caption))

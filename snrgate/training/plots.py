@@ -41,7 +41,8 @@ def run_picture(
     height, width, _ = panels[0].pixels.shape
     photo = 2.6 * min(max(height / width, 0.5), 2)  # inches
     figure = Figure(figsize=(2.6 * len(panels) + 0.4, photo + 4), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[photo + 0.8, 3.2])
+    rows_of_figures: Any = figure.subfigures(2, 1, height_ratios=[photo + 0.8, 3.2])
+    above, below = rows_of_figures
     for axes, panel in zip(above.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _show(axes, panel)
     left, right = below.subplots(1, 2)

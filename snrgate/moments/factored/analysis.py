@@ -78,8 +78,8 @@ class Analysis:
         self._program = program
         self.varying = dependent
         self._loops: dict[int, tuple[Loop, Analysis]] = {}
-        self._maker = {v: eqn for eqn in program.equations for v in eqn.outputs}
-        self._known: dict[Variable, list[Term] | None] = {}
+        self._maker: dict[Atom, Equation] = {v: e for e in program.equations for v in e.outputs}
+        self._known: dict[Atom, list[Term] | None] = {}
 
     def gradient_terms(self, gradient: Atom) -> list[Term]:
         """Terms whose sum is the gradient: products and shared parts, or one :class:`Whole`.
@@ -97,15 +97,15 @@ class Analysis:
             layouts.add(Layout.of((), table[:1], table[1:]))
         if len(layouts) > 1:
             return [Whole(gradient)]
-        return products + lookups + [t for t in terms if isinstance(t, Shared)]
+        return [*products, *lookups, *(t for t in terms if isinstance(t, Shared))]
 
     def rewritten(self) -> Program:
         """The program, its loops returning the factors that were found in them."""
         equations = []
         for index, eqn in enumerate(self._program.equations):
-            loop, inner = self._loops.get(index, (None, None))
-            if loop is not None and loop.returned:
-                eqn = loop.rewritten(inner.rewritten())
+            if index in self._loops:
+                loop, inner = self._loops[index]
+                eqn = loop.rewritten(inner.rewritten()) if loop.returned else eqn
             equations.append(eqn)
         return self._program._replace(equations=tuple(equations))
 
@@ -201,7 +201,8 @@ class Analysis:
         return self._scale(a, b, jnp.multiply)
 
     def _divide(self, eqn: Equation) -> list[Term] | None:
-        return self._scale(*eqn.inputs, jnp.divide)
+        a, b = eqn.inputs
+        return self._scale(a, b, jnp.divide)
 
     def _scale(self, atom: Atom, by: Atom, operation: Callable[..., Array]) -> list[Term] | None:
         if by.aval.ndim != 0 or atom.aval.ndim == 0:
@@ -286,26 +287,29 @@ class Analysis:
         uses = batch * math.prod(spatial)
         return [Product(Factor((left,), patches), Factor((right,), deltas), layout, uses)]
 
-    def _scan(self, eqn: Equation, atom: Variable) -> list[Term] | None:
+    def _scan(self, eqn: Equation, atom: Atom) -> list[Term] | None:
         index = next(i for i, e in enumerate(self._program.equations) if e is eqn)
         if index not in self._loops:
             loop = Loop(eqn, self.varying)
             self._loops[index] = loop, Analysis(loop.body, loop.varying)
         loop, inner = self._loops[index]
         end, start, first = loop.output(atom)
-        if start is None:
-            parts, before = [end], []
-        else:
+        parts: list[Atom] | None = [end]
+        before: list[Term] | None = []
+        if start is not None and first is not None:
             parts, before = loop.increments(end, start), self._terms(first)
         if parts is None or before is None:
             return None
-        found = [inner._terms(part) for part in parts]
-        if any(terms is None for terms in found):
-            return None
-        terms = [t for terms in found for t in terms]
-        if not all(isinstance(t, Product) for t in terms):
-            return None
-        return before + [self._unrolled(t, loop, as_groups=start is None) for t in terms]
+        unrolled: list[Term] = []
+        for part in parts:
+            terms = inner._terms(part)
+            if terms is None:
+                return None
+            for term in terms:
+                if not isinstance(term, Product):
+                    return None
+                unrolled.append(self._unrolled(term, loop, as_groups=start is None))
+        return before + unrolled
 
     def _unrolled(self, term: Product, loop: Loop, as_groups: bool) -> Product:
         left, right = (

@@ -18,7 +18,7 @@ SMALL = 4096
 _PATIENCE = 8
 
 
-def tail(program: Program, varying: set[Variable], gradient: Variable) -> Program:
+def tail(program: Program, varying: set[Variable], gradient: Atom) -> Program:
     """The end of the program that makes ``gradient``, from as few numbers as possible.
 
     Walks back a few equations and takes the place that the fewest numbers cross; no further, lest
@@ -41,9 +41,10 @@ def tail(program: Program, varying: set[Variable], gradient: Variable) -> Progra
     return Program(inputs, tuple(equations), (gradient,))
 
 
-def _after(program: Program, gradient: Variable, start: set[Any]) -> list[Any]:
+def _after(program: Program, gradient: Atom, start: set[Any]) -> list[Any]:
     """The equations that lead from ``start`` to ``gradient``."""
-    needed, kept = {gradient} - start, []
+    needed: set[Atom] = {gradient} - start
+    kept = []
     for equation in reversed(program.equations):
         if not needed.isdisjoint(equation.outputs):
             kept.append(equation)

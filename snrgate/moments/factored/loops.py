@@ -58,14 +58,14 @@ class Loop:
                 return found
             seeds |= new
 
-    def output(self, variable: Variable) -> tuple[Atom, Variable | None, Atom | None]:
+    def output(self, variable: Atom) -> tuple[Atom, Variable | None, Atom | None]:
         """What an output of the scan is made of.
 
         Returns:
             The body's value; for a carry also the body's input it starts from, and its first
             value, a variable outside.
         """
-        i = self.equation.outputs.index(variable)
+        i = list[Atom](self.equation.outputs).index(variable)
         if i >= self._carries:
             return self.body.outputs[i], None, None
         place = self._consts + i
@@ -73,7 +73,7 @@ class Loop:
 
     def increments(self, end: Atom, start: Variable) -> list[Atom] | None:
         """Values whose sum a step adds to a carry; ``None`` if the carry has another use."""
-        maker = {v: eqn for eqn in self.body.equations for v in eqn.outputs}
+        maker: dict[Atom, Equation] = {v: e for e in self.body.equations for v in e.outputs}
         terms, pending = [], [end]
         while pending:
             atom = pending.pop()

@@ -68,18 +68,19 @@ class Counts(NamedTuple):
         """``x`` without what padding holds."""
         if self.weights is None:
             return x
-        return jnp.where(self._expand(x) > 0, x, 0)
+        return jnp.where(_expand(self.weights, x) > 0, x, 0)
 
     def weighted(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         """``x`` as often as it counts."""
-        return x if self.weights is None else x * self._expand(x)
-
-    def _expand(self, x: Array) -> Array:
-        return self.weights.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
+        return x if self.weights is None else x * _expand(self.weights, x)
 
     def mean(self, total: Array) -> Array:
         """A weighted sum, divided by the number of examples; 0 if there are none."""
         return total / jnp.where(self.total > 0, self.total, 1).astype(total.dtype)
+
+
+def _expand(weights: Float[Array, " b"], like: Array) -> Array:
+    return weights.reshape(-1, *[1] * (like.ndim - 1)).astype(like.dtype)
 
 
 Moment = tuple[Float[Array, "m n"], Float[Array, "k l"]]
@@ -164,8 +165,8 @@ def running(
     # A few examples a step share one pass over the mean and the squares.
     unroll = next(k for k in (4, 3, 2, 1) if examples % k == 0)
     dtype = accumulator_dtype(jnp.result_type(x, d))
-    ones = counts.weights is None
-    weights = jnp.ones(examples, dtype) if ones else counts.weights.astype(dtype)
+    weights = jnp.ones(examples) if counts.weights is None else counts.weights
+    weights = weights.astype(dtype)
     steps = jax.tree.map(lambda v: v.reshape(-1, unroll, *v.shape[1:]), (x, d, weights))
 
     def add(carry: tuple[Array, ...], step: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:

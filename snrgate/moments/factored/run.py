@@ -132,7 +132,7 @@ def _moments(plan: ParameterPlan, read: _Values, weights: Array, ones: bool) -> 
     if plan.at_once is None or plan.at_once >= size:
         mean, squares = _of_examples(plan, read, weights, ones)
     else:
-        mean, squares = _in_turns(plan, read, weights, ones)
+        mean, squares = _in_turns(plan, read, weights, ones, plan.at_once)
     for atom in plan.shared:
         counted = jnp.where(jnp.sum(weights) > 0, read.shared(atom), 0)
         mean = mean + counted.astype(mean.dtype)
@@ -140,11 +140,11 @@ def _moments(plan: ParameterPlan, read: _Values, weights: Array, ones: bool) -> 
 
 
 def _in_turns(
-    plan: ParameterPlan, read: _Values, weights: Array, ones: bool
+    plan: ParameterPlan, read: _Values, weights: Array, ones: bool, most: int
 ) -> tuple[Array, Array]:
-    """A few examples after the other, merging as they come."""
+    """A few examples after the other, ``most`` at a time, merging as they come."""
     size = weights.shape[0]
-    at_once = next(k for k in range(plan.at_once, 0, -1) if size % k == 0)
+    at_once = next(k for k in range(most, 0, -1) if size % k == 0)
     own, others = read.split(plan.needs)
     atoms, values = list(own), list(own.values())
     turns = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), (values, weights))

@@ -183,14 +183,14 @@ def _barrier(arguments: tuple[Atom, ...], equations: list[Equation]) -> tuple[At
 
     Without it the compiler would find the block's activations twice and keep the first.
     """
-    given = tuple(a for a in arguments if isinstance(a, Variable))
-    held = {a: Variable(a.aval) for a in given}
+    given = tuple(dict.fromkeys(a for a in arguments if isinstance(a, Variable)))
+    held: dict[Atom, Variable] = {a: Variable(a.aval) for a in given}
     equations.append(
         Equation(
             "optimization_barrier",
             {},
-            tuple(held),
-            tuple(held.values()),
+            given,
+            tuple(held[a] for a in given),
             lambda *values: jax.lax.optimization_barrier(values),
         )
     )
