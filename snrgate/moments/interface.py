@@ -41,7 +41,11 @@ def value_and_moments(
         loss_fn: ``(params, example) -> loss`` with a scalar loss, written for ONE example: every
             leaf of ``example`` comes without its batch axis. With ``has_aux`` it returns
             ``(loss, aux)``. Random keys (dropout) are part of the example.
-        method: "vmap" materialises per-example gradients; "auto" chooses for you.
+        method: "vmap" materialises per-example gradients; "factored" takes the moments from the
+            factors of the gradients, at nearly the price of one backward pass, and materialises
+            only what it does not understand (:func:`~snrgate.explain_moments` shows what); its
+            sums of squared differences have a rounding error of about ``eps`` times the sum of
+            squares. "auto" chooses for you: factored, with each parameter's rule by its cost.
         block: what to sum the squared differences over: "parameter" (nothing), "unit", "tensor"
             or ``(path, shape) -> axes``; see :func:`snrgate.block.block_axes`. A gate that pools
             needs no more than the pooled sums.
