@@ -241,6 +241,7 @@ def test_metrics_survive_a_line_cut_off(tmp_path):
         ("seed", -1),
         ("seed", 2**32),
         ("size", -1),
+        ("size", 15),
         ("optimizers", ()),
         ("optimizers", ("gated", "gated")),
     ],
@@ -263,3 +264,12 @@ def test_unknown_names_are_refused(setting, value):
     # By the settings themselves, or by the type checker where the tests run under one.
     with pytest.raises(Exception, match=setting):
         dataclasses.replace(TINY, **{setting: value})
+
+
+def test_metrics_that_do_not_match_the_checkpoint_are_refused(tmp_path):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(InputError, match="does not reach step 2"):
+        folder.truncate(2)
+    (tmp_path / "metrics.jsonl").write_text("words\n")
+    with pytest.raises(InputError, match="is damaged"):
+        folder.truncate(2)

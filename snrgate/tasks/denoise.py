@@ -17,7 +17,7 @@ from flax import nnx
 from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.errors import InputError
 from snrgate.models.coordinate import CoordinateMLP
-from snrgate.tasks.picture import load, shrink
+from snrgate.tasks.picture import MIN_SIDE, load, shrink
 
 __all__ = ["Denoise", "DenoiseTask", "NoisyPhoto", "make_task", "noisy_photo", "psnr"]
 
@@ -84,7 +84,10 @@ class Denoise:
         """
         for name in ("steps", "width", "depth", "frequencies", "eval_every", "checkpoint_every"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("size", "noise", "seed", "weight_decay"):
+        _require(
+            self, "size", self.size == 0 or self.size >= MIN_SIDE, f"0, or at least {MIN_SIDE}"
+        )
+        for name in ("noise", "seed", "weight_decay"):
             _require(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("learning_rate", "z", "fourier_scale"):
             _require(self, name, getattr(self, name) > 0, "more than 0")

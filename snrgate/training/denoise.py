@@ -1,9 +1,11 @@
 """The denoising run: into a folder, with a picture, resumable."""
 
 import shlex
+import signal
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,17 +44,18 @@ def run(settings: Denoise, out: Path, *, resume: bool = False) -> None:
     task = make_task(settings, photo)
     folder = RunFolder(out)
     again = f"continue with: snrgate denoise --out {shlex.quote(str(out))} --resume"
-    claimed = False
+    kept = ""
     try:
         (folder.reopen if resume else folder.start)(settings, zlib.crc32(photo.noisy.tobytes()))
-        claimed = True
+        kept = f"; the run is kept up to its last checkpoint, {again}"
         _say_what(photo)
         learners = _train(settings, task, photo, folder, again)
         _write_results(settings, task, photo, folder, learners)
     except OSError as error:
         reason = error.strerror or str(error)
-        kept = f"; the run is kept up to its last checkpoint, {again}" if claimed else ""
         raise InputError(f"cannot write to {out}: {reason}{kept}") from error
+    except KeyboardInterrupt:
+        raise Stopped(signal.SIGINT, f"interrupted{kept}") from None
     print(f"Took {time.perf_counter() - began:.0f} s. Everything is in {out}; see picture.png.")
 
 
@@ -112,26 +115,33 @@ def _write_results(
     folder.write("table.md", table.encode())
     folder.write_png("denoised.png", encode(final[settings.optimizers[-1]], photo.levels))
 
-    if photo.clean is None:
-        panels = [Panel(photo.noisy, "the picture given")]
-        panels += [Panel(final[n], f"{LABELS[n]}, last step") for n in LABELS if n in final]
-        levels = {}
-    else:
-        panels = [
-            Panel(photo.clean, "clean\n(never seen in training)"),
-            Panel(photo.noisy, f"noisy\n{summary['noisy_psnr']:.2f} dB"),
-        ]
-        for name, results in summary["optimizers"].items():
-            best = learners[name].best
-            if name == "adamw" and best is not None:
-                caption = f"AdamW, best step {best.step}\n{best.psnr:.2f} dB (by oracle)"
-                panels.append(Panel(np.asarray(best.pixels), caption))
-            last = results["last"]
-            caption = f"{LABELS[name]}, last step {last['step']}\n{last['psnr']:.2f} dB"
-            panels.append(Panel(final[name], caption))
-        levels = {
-            "noisy photo": summary["noisy_psnr"],
-            "its mean colour": summary["mean_psnr"],
-        }
+    levels = {}
+    if photo.clean is not None:
+        levels = {"noisy photo": summary["noisy_psnr"], "its mean colour": summary["mean_psnr"]}
+    panels = _panels(photo, summary, learners, final)
     folder.write("picture.png", to_png(run_picture(panels, rows, levels)))
     print(f"\n{table}")
+
+
+def _panels(
+    photo: NoisyPhoto,
+    summary: dict[str, Any],
+    learners: dict[str, Learner],
+    final: dict[str, np.ndarray],
+) -> list[Panel]:
+    if photo.clean is None:
+        given = Panel(photo.noisy, "the picture given")
+        return [given, *(Panel(final[n], f"{LABELS[n]}, last step") for n in LABELS if n in final)]
+    panels = [
+        Panel(photo.clean, "clean\n(never seen in training)"),
+        Panel(photo.noisy, f"noisy\n{summary['noisy_psnr']:.2f} dB"),
+    ]
+    for name, results in summary["optimizers"].items():
+        best = learners[name].best
+        if name == "adamw" and best is not None:
+            caption = f"AdamW, best step {best.step}\n{best.psnr:.2f} dB (by oracle)"
+            panels.append(Panel(np.asarray(best.pixels), caption))
+        last = results["last"]
+        caption = f"{LABELS[name]}, last step {last['step']}\n{last['psnr']:.2f} dB"
+        panels.append(Panel(final[name], caption))
+    return panels

@@ -106,16 +106,31 @@ class RunFolder:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The metrics so far; a last line that was cut off does not count."""
+        """The metrics so far; a last line that was cut off does not count.
+
+        Raises:
+            InputError: something else has been written there.
+        """
+        path = self.path / _METRICS
         try:
-            lines = (self.path / _METRICS).read_text().split("\n")[:-1]
+            return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise InputError(f"{path} is damaged; start another run with another --out") from error
 
     def truncate(self, step: int) -> None:
-        """Forget the metrics after a step, which a resumed run is going to write again."""
+        """Forget the metrics after a step, which a resumed run is going to write again.
+
+        Raises:
+            InputError: those up to the step are not there.
+        """
         kept = [row for row in self.rows() if row["step"] <= step]
+        if step > 0 and (not kept or kept[-1]["step"] != step):
+            raise InputError(
+                f"{self.path / _METRICS} does not reach step {step}, where the checkpoint is; "
+                "start another run with another --out"
+            )
         self.write(_METRICS, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def write(self, name: str, content: bytes) -> None:

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from snrgate.training.report import LABELS
 
@@ -40,21 +42,24 @@ def run_picture(
     """
     height, width, _ = panels[0].pixels.shape
     photo = 2.6 * min(max(height / width, 0.5), 2)  # inches
-    figure = Figure(figsize=(2.6 * len(panels) + 0.4, photo + 4), layout="constrained")
-    rows_of_figures: Any = figure.subfigures(2, 1, height_ratios=[photo + 0.8, 3.2])
+    across = max(2.6 * len(panels) + 0.4, 8)
+    figure = Figure(figsize=(across, photo + 3.8), layout="constrained")
+    rows_of_figures: Any = figure.subfigures(2, 1, height_ratios=[photo + 0.6, 3.2])
     above, below = rows_of_figures
     for axes, panel in zip(above.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _show(axes, panel)
     left, right = below.subplots(1, 2)
     if "psnr" in rows[0]:
-        _curves(left, rows, "psnr", "PSNR against the clean photo (dB)")
+        _curves(left, rows, "psnr", "PSNR (dB)")
         for (label, value), style in zip(levels.items(), (":", "--"), strict=False):
             left.axhline(value, color="0.45", linestyle=style, linewidth=1, label=label)
     else:
         _curves(left, rows, "loss", "training loss")
         left.set_yscale("log")
-    _curves(right, rows, "gate_fraction", "share of the update let through")
+        _plain_numbers(left.yaxis)
+    _curves(right, rows, "gate_fraction", "gate fraction")
     right.set_yscale("log")
+    _plain_numbers(right.yaxis)
     handles, labels = left.get_legend_handles_labels()
     below.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     return figure
@@ -89,6 +94,14 @@ def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, label: str)
             values = [row.get(key, 1.0) for row in own]
             axes.plot([row["step"] for row in own], values, color=_COLOURS[name], label=text)
     axes.set_xscale("log")  # AdamW is at its best in the first hundred steps of thousands
+    _plain_numbers(axes.xaxis)
     axes.set_xlabel("step")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2 and 5, which fits however short it is."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
