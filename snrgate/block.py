@@ -4,7 +4,9 @@ A block is described per parameter tensor by the axes that are summed; the sums 
 with size 1, so that they broadcast against the parameter.
 """
 
+import operator
 from collections.abc import Callable
+from typing import Any
 
 __all__ = ["BLOCKS", "Block", "block_axes", "pooled_shape"]
 
@@ -65,10 +67,14 @@ def block_axes(block: Block, path: str, shape: tuple[int, ...]) -> tuple[int, ..
         ((0,), ())
     """
     if callable(block):
-        axes = block(path, shape)
-        if not all(isinstance(a, int) and -len(shape) <= a < len(shape) for a in axes):
+        given: Any = block(path, shape)
+        try:
+            axes = tuple(operator.index(a) for a in given)
+        except TypeError:
+            axes = (len(shape),)  # no axis of the tensor
+        if not all(-len(shape) <= a < len(shape) for a in axes):
             raise ValueError(
-                f"block: the function given returned axes {axes!r} for {path!r} of shape {shape}; "
+                f"block: the function given returned axes {given!r} for {path!r} of shape {shape}; "
                 "return a tuple of axes of that shape, () for no pooling"
             )
         return tuple(sorted({a % len(shape) for a in axes}))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -30,7 +31,9 @@ def inner_momentum(state: optax.OptState) -> PyTree | None:
     return state.mu if isinstance(state, _WITH_MOMENTUM) else None
 
 
-def measured_decay(inner: optax.GradientTransformationExtraArgs) -> Float[Array, ""]:
+def measured_decay(
+    inner: optax.GradientTransformationExtraArgs, updates: PyTree, **extra_args: Any
+) -> Float[Array, ""]:
     """The decay ``b1`` of that momentum, seen from its answer to one gradient of one.
 
     A transformation does not tell its settings, and a hyperparameter may be traced: what it
@@ -38,17 +41,24 @@ def measured_decay(inner: optax.GradientTransformationExtraArgs) -> Float[Array,
 
     Args:
         inner: a transformation for which :func:`inner_momentum` finds a momentum.
+        updates: the tree it is used on, so that masks fit; one scalar a leaf is tried.
+        **extra_args: what its ``update`` is given besides.
 
     Returns:
         The decay, a scalar.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optax
         >>> from snrgate.momentum import measured_decay
         >>> inner = optax.with_extra_args_support(optax.scale_by_adam(b1=0.75))
-        >>> float(measured_decay(inner))
+        >>> float(measured_decay(inner, {"w": jnp.ones(3)}))
         0.75
     """
-    probe: Any = jnp.zeros((), jnp.result_type(float))
-    _, state = inner.update(jnp.ones_like(probe), inner.init(probe), probe)
-    return 1 - jnp.asarray(inner_momentum(state), probe.dtype)
+    ones = jax.tree.map(lambda g: jnp.ones((), jnp.result_type(float)), updates)
+    zeros = jax.tree.map(jnp.zeros_like, ones)
+    if "sum_sq_diff_grads" in extra_args:
+        extra_args["sum_sq_diff_grads"] = zeros
+    _, state = inner.update(ones, inner.init(zeros), zeros, **extra_args)
+    momentum = jax.tree.leaves(inner_momentum(state))
+    return 1 - jnp.asarray(momentum[0], jnp.result_type(float)) if momentum else jnp.zeros(())

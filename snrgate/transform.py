@@ -177,7 +177,9 @@ def snr_gate(
         statistics = {"sum_sq_diff_grads": sum_sq_diff_grads, "sample_size": sample_size}
         extra_args |= {name: x for name, x in statistics.items() if x is not None}
 
-        new_updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+        # Moments are float32 where the parameters have 16 bits; Adam's state must not become so.
+        narrow = updates if params is None else optax.tree.cast_like(updates, params)
+        new_updates, inner_state = inner.update(narrow, state.inner_state, params, **extra_args)
         count = jnp.asarray(optax.safe_increment(state.count))
 
         # From here on: lists over the gated leaves.
@@ -191,7 +193,7 @@ def snr_gate(
         decay: Scalar = 0.0
         previous = momentum = grads
         if averaged and (shared := inner_momentum(state.inner_state)) is not None:
-            decay = measured_decay(inner)
+            decay = measured_decay(inner, updates, **extra_args)
             previous = gated.pick(shared, "the inner momentum")
             momentum = gated.pick(inner_momentum(inner_state), "the inner momentum")
         elif averaged:
@@ -210,9 +212,17 @@ def snr_gate(
                 noise_of_mean(g, pooled_sums(path, ssd, g, a), sample_size)
                 for path, ssd, g, a in zip(gated.paths, sums, grads, axes, strict=True)
             ]
+        # Statistics that overflow must not shut a gate for good: their blocks sit out this step.
+        finite = [jnp.isfinite(s) for s in noises]
         running: list[Array] = []
         if averaged:
-            running = _average(gated.pick(state.noise, "state.noise"), noises, noise_decay)
+            before = gated.pick(state.noise, "state.noise")
+            running = [
+                jnp.where(ok, new, old)
+                for ok, new, old in zip(
+                    finite, _average(before, noises, noise_decay), before, strict=True
+                )
+            ]
             noises = optax.tree.bias_correction(running, noise_decay, count)
             momentum = optax.tree.bias_correction(momentum, decay, count)
 
@@ -224,14 +234,11 @@ def snr_gate(
         if kind == "streaming":
             # At the first step noise and squared signal are one number: rounding must not open it.
             threshold = threshold * (1 + 8 * jnp.finfo(jnp.result_type(float)).eps)
-        values = [
-            jnp.where(
-                count <= warmup_steps,
-                1,
-                GATES[gate](pool(jnp.square(m.astype(s.dtype)), a), s, threshold, lam),
-            )
-            for m, s, a in zip(momentum, noises, axes, strict=True)
-        ]
+        values = []
+        for m, s, a, ok in zip(momentum, noises, axes, finite, strict=True):
+            q = GATES[gate](pool(jnp.square(m.astype(s.dtype)), a), s, threshold, lam)
+            q = jnp.where(count <= warmup_steps, 1, q)
+            values.append(jnp.where(ok, q, 0))
         through = [
             (u * q).astype(u.dtype)
             for u, q in zip(gated.pick(new_updates, "the inner update"), values, strict=True)

@@ -258,3 +258,56 @@ def test_a_parabola_converges():
     keys = jax.random.split(jax.random.key(0), 1000)
     (params, _), _ = jax.lax.scan(body, (start, tx.init(start)), keys)
     np.testing.assert_allclose(params, target, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "mask", [{"kernel": True, "bias": False}, lambda p: {"kernel": True, "bias": False}]
+)
+def test_a_weight_decay_mask_inside_the_gate(mask):
+    tx = snrgate.adamw(1e-2, mask=mask, weight_decay=0.1, gate_weight_decay=True, alpha=0.0)
+    expected = optax.with_extra_args_support(optax.adamw(1e-2, mask=mask, weight_decay=0.1))
+    chex.assert_trees_all_close(train(tx)[0], train(expected)[0], rtol=1e-5)
+
+
+def test_an_inner_transformation_may_need_extra_arguments():
+    inner = optax.chain(optax.scale_by_adam(), optax.contrib.reduce_on_plateau())
+    params, _ = train(snrgate.snr_gate(inner), value=jnp.array(1.0))
+    assert all(jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("noise", ["exact", "streaming"])
+def test_a_16_bit_model_trains_in_a_scan(tx, noise):
+    """The moments are float32; the state keeps the dtypes that it began with."""
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), batches())
+
+    def body(carry, batch):
+        params, state = carry
+        _, moments = GRAD_FN(params, batch)
+        extra = moments.extra_args() if noise == "exact" else {}
+        updates, state = tx.update(moments.mean, state, params, **extra)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(body, (params, tx.init(params)), inputs)
+    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("noise", ["exact", "instantaneous"])
+def test_overflowing_statistics_sit_out_one_step(noise):
+    tx = snrgate.adamw(1e-2, weight_decay=0.0, noise=noise, gate="hard", alpha=1e-3)
+    params, state = train(tx)
+    grads = jax.tree.map(jnp.ones_like, params)
+    none, inf = (jax.tree.map(lambda p, x=x: jnp.full_like(p, x), params) for x in (0, jnp.inf))
+    updates, after = tx.update(grads, state, params, sum_sq_diff_grads=inf, sample_size=8)
+    assert not any(jnp.any(u) for u in jax.tree.leaves(updates))
+    before = optax.tree.get(state, "SnrGateState").noise
+    chex.assert_trees_all_equal(optax.tree.get(after, "SnrGateState").noise, before)
+    updates, _ = tx.update(grads, after, params, sum_sq_diff_grads=none, sample_size=8)
+    assert all(jnp.all(u != 0) for u in jax.tree.leaves(updates))
+
+
+def test_a_wrong_data_set_size_is_refused_under_jit_too():
+    tx = snrgate.adamw(1e-2, dataset_size=2)
+    one = jax.tree.map(lambda x: x[0], batches())
+    with pytest.raises(ValueError, match=r"sample_size=8.*more than dataset_size=2"):
+        jax.jit(functools.partial(step, tx))((PARAMS, tx.init(PARAMS)), one)

@@ -313,3 +313,87 @@ def test_a_block_with_axes_that_do_not_exist_is_refused_by_name():
     params, batch = problem()
     with pytest.raises(ValueError, match=r"'bias' of shape \(3,\)"):
         snrgate.value_and_moments(loss_fn, block=lambda path, shape: (1,))(params, batch)
+
+
+# ---- what a loss may be --------------------------------------------------------------------
+
+
+METHODS = ("vmap", "factored")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("microbatch_size", [None, 4])
+def test_a_loss_may_close_over_traced_values(method, microbatch_size):
+    params, batch = problem()
+    scale = jnp.linspace(0.5, 1.5, 5)
+
+    def moments(scale):
+        def scaled(params, example):
+            return loss_fn(params, {**example, "x": scale * example["x"]})
+
+        return snrgate.value_and_moments(scaled, method=method, microbatch_size=microbatch_size)(
+            params, batch
+        )[1]
+
+    got = jax.jit(moments)(scale)
+    mean, ssd = brute_force(params, {**batch, "x": scale[None] * batch["x"]})
+    assert_moments(got, mean, ssd)
+    # ... and over what vmap maps, and may be differentiated by it.
+    both = jax.vmap(moments)(jnp.stack([scale, 2 * scale]))
+    assert_moments(jax.tree.map(lambda x: x[0], both), mean, ssd)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_loss_closes_over_is_read_at_every_call(method):
+    params, batch = problem()
+    factor = [1.0]
+    grad_fn = snrgate.value_and_moments(lambda p, e: factor[0] * loss_fn(p, e), method=method)
+    once = grad_fn(params, batch)[0]
+    factor[0] = 3.0
+    assert float(grad_fn(params, batch)[0]) == pytest.approx(3 * float(once), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_complex_numbers_inside_a_loss(method):
+    k = jax.random.split(jax.random.key(0), 3)
+    signals = jax.random.normal(k[0], (6, 4)) + 1j * jax.random.normal(k[1], (6, 4))
+    kernel = jax.random.normal(k[2], (4, 3))
+
+    def loss(kernel, signal):
+        return jnp.sum(jnp.abs(signal @ kernel - 1) ** 2)
+
+    _, got = snrgate.value_and_moments(loss, method=method)(kernel, signals)
+    grads = np.stack([np.asarray(jax.grad(loss)(kernel, s), np.float64) for s in signals])
+    assert got.mean.dtype == jnp.float32
+    np.testing.assert_allclose(got.mean, grads.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(got.sum_sq_diff, 6 * grads.var(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trees_with_nothing_in_them(method):
+    _, batch = problem()
+    loss, got = snrgate.value_and_moments(lambda p, e: jnp.sum(e["x"]), method=method)({}, batch)
+    assert float(loss) == pytest.approx(float(batch["x"].sum(1).mean()), rel=1e-5)
+    assert got.mean == {}
+    params = {"empty": jnp.zeros((5, 0)), "w": jnp.ones(5)}
+
+    def loss_fn(p, e):
+        return jnp.sum(e["x"] @ p["empty"]) + e["x"] @ p["w"]
+
+    _, got = snrgate.value_and_moments(loss_fn, method=method)(params, batch)
+    np.testing.assert_allclose(got.mean["w"], batch["x"].mean(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("microbatch_size", [None, 2])
+def test_traced_weights_that_are_no_counts_do_not_count(method, microbatch_size):
+    params, batch = problem()
+    grad_fn = snrgate.value_and_moments(loss_fn, method=method, microbatch_size=microbatch_size)
+    weights = np.ones(10, np.float32)
+    weights[3] = 0
+    expected = grad_fn(params, batch, weights=jnp.asarray(weights))
+    for bad in (-1.0, np.nan):
+        weights[3] = bad
+        got = jax.jit(lambda w: grad_fn(params, batch, weights=w))(jnp.asarray(weights))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -208,7 +208,7 @@ def test_an_inner_momentum_is_shared_at_its_own_decay(inner, decay):
     assert state.momentum == ()
     from snrgate.momentum import measured_decay
 
-    measured = measured_decay(optax.with_extra_args_support(inner))
+    measured = measured_decay(optax.with_extra_args_support(inner), params)
     assert float(measured) == pytest.approx(decay, abs=1e-3)
 
 

@@ -88,8 +88,10 @@ def value_and_moments(
         raise ValueError(f"method={method!r} is unknown; use one of {sorted(METHODS)}")
     if not callable(block) and block not in BLOCKS:
         raise ValueError(f"block={block!r} is unknown; use one of {sorted(BLOCKS)} or a function")
-    if microbatch_size is not None and microbatch_size < 1:
-        raise ValueError(f"microbatch_size={microbatch_size} must be at least 1")
+    if microbatch_size is not None and (
+        not isinstance(microbatch_size, int) or microbatch_size < 1
+    ):
+        raise ValueError(f"microbatch_size={microbatch_size!r} must be a whole number of examples")
     compute = METHODS[method]
     scalar_loss = _refuse_non_scalar(loss_fn, has_aux)
 
@@ -103,6 +105,7 @@ def value_and_moments(
                 "the batch has one example, which shows no noise; use at least two, or give "
                 "axis_name= if it is spread over devices"
             )
+        counted_once = weights is None and axis_name is None
         weights = _check_weights(weights, size)
         params, weights = _vary_like((params, weights), batch)
         chunk = microbatch_size or size
@@ -121,6 +124,9 @@ def value_and_moments(
             moments = merge_across(moments, axis_name)
             n = jnp.asarray(moments.sample_size, loss.dtype)
             loss = jax.lax.psum(own, axis_name) / jnp.where(n > 0, n, 1)
+        if counted_once:
+            # Known now, under jit too: the gate can check it against the size of the data set.
+            moments = moments._replace(sample_size=np.asarray(size, jnp.result_type(float)))
         return ((loss, aux) if has_aux else loss), moments
 
     return grad_fn
@@ -218,4 +224,5 @@ def _check_weights(weights: Any, size: int) -> Float[Array, " b"]:
         )
     if not isinstance(weights, jax.core.Tracer) and np.any(~(np.asarray(weights) >= 0)):
         raise ValueError("weights count examples: they must be numbers >= 0")
-    return jnp.asarray(weights, dtype)
+    weights = jnp.asarray(weights, dtype)
+    return jnp.where(weights > 0, weights, 0)  # a traced weight could not be looked at

@@ -189,6 +189,12 @@ class Analysis:
     def _same(self, eqn: Equation) -> list[Term] | None:
         return self._scaled(eqn.inputs[0], lambda factor: factor)
 
+    def _cast(self, eqn: Equation) -> list[Term] | None:
+        # From complex to real is no cast but a projection, and its square another.
+        dtypes = (eqn.inputs[0].aval.dtype, eqn.outputs[0].aval.dtype)
+        real = all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)
+        return self._same(eqn) if real else None
+
     def _negative(self, eqn: Equation) -> list[Term] | None:
         return self._scaled(
             eqn.inputs[0], lambda f: Factor(f.inputs, lambda *values: -f.view(*values))
@@ -353,7 +359,7 @@ _STEPS: dict[str, Callable[[Analysis, Any], list[Term] | None]] = {
     "reshape": Analysis._reshape,
     "squeeze": Analysis._reshape,
     "expand_dims": Analysis._reshape,
-    "convert_element_type": Analysis._same,
+    "convert_element_type": Analysis._cast,
     "copy": Analysis._same,
     "neg": Analysis._negative,
     "mul": Analysis._multiply,

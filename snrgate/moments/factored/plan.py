@@ -6,7 +6,6 @@ operations for every number there and :data:`STEP` for every turn of its loop. B
 the measured crossover on a CPU, between 4 and 8 uses.
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -82,7 +81,6 @@ class Plan(NamedTuple):
     parameters: tuple[ParameterPlan, ...]
 
 
-@functools.lru_cache(maxsize=64)
 def make_plan(jaxpr: Any, count: int, pools: tuple[tuple[int, ...], ...]) -> Plan:
     """Plan the moments of the gradients of a jaxpr of ``value_and_grad``.
 

@@ -14,7 +14,7 @@ from snrgate.moments.factored.analysis import Factor
 from snrgate.moments.factored.layout import GROUP
 from snrgate.moments.factored.plan import ParameterPlan, Plan, make_plan
 from snrgate.moments.factored.trace import Atom, Constant, trace
-from snrgate.moments.per_example import array_moments, weighted_mean
+from snrgate.moments.per_example import array_moments, vmap_moments, weighted_mean
 from snrgate.moments.statistics import Moments, accumulator_dtype, merge
 from snrgate.moments.varying import zeros_varying_like
 from snrgate.trees import flatten, is_masked
@@ -50,8 +50,11 @@ def factored_moments(
     Returns:
         ``(loss, aux, moments)``; ``aux`` has a leading example axis, and is ``None`` without.
     """
-    closed, out_tree = trace(loss_fn, params, batch, has_aux)
     leaves, treedef = jax.tree.flatten(params)
+    if not all(jnp.size(x) for x in leaves) or not leaves:
+        # There is nothing to be saved on a tree with nothing in it.
+        return vmap_moments(loss_fn, params, batch, weights, block=block, has_aux=has_aux)
+    closed, out_tree = trace(loss_fn, params, batch, has_aux)
     examples = jax.tree.leaves(batch)
     plan = make_plan(closed.jaxpr, len(examples), _pools(params, block))
     read = _backward(plan, [*closed.consts, *leaves], examples)

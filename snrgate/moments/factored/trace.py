@@ -4,7 +4,6 @@ A jaxpr nests: ``jit``, ``checkpoint`` and functions with custom derivatives are
 of them are opened, so that one can walk from a gradient back to the place where it was made.
 """
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -98,18 +97,12 @@ def dependent(program: Program, inputs: Iterable[Variable]) -> set[Variable]:
     return found
 
 
-@functools.lru_cache(maxsize=64)
-def _jitted(loss_fn: Callable[..., Any], has_aux: bool) -> Any:
-    """One jitted function per loss: JAX keeps its jaxprs, so the next call does not trace."""
-    return jax.jit(jax.value_and_grad(loss_fn, has_aux=has_aux))
-
-
 def trace(loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, has_aux: bool) -> Any:
     """The closed jaxpr of ``value_and_grad`` for one example of ``batch``.
 
-    Its outputs are the loss, the leaves of the auxiliary output, and the gradients. The same
-    object is returned for the same function and the same shapes. As under ``jax.jit``, what
-    ``loss_fn`` closes over is read when it is traced, and not again.
+    Its outputs are the loss, the leaves of the auxiliary output, and the gradients. What
+    ``loss_fn`` closes over, traced values too, is among its constants. Like ``jax.grad`` it traces
+    at every call; in a jitted step that is once.
 
     Returns:
         ``(closed jaxpr, treedef of the outputs)``.
@@ -117,11 +110,13 @@ def trace(loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, has_aux: b
     Raises:
         ValueError: the loss communicates over an axis of examples.
     """
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
+    make_jaxpr = jax.make_jaxpr(value_and_grad, return_shape=True)
     seen = []
 
     def look(example: PyTree) -> None:
         try:
-            traced = _jitted(loss_fn, has_aux).trace(params, example)
+            closed, shapes = make_jaxpr(params, example)
         except NameError as error:
             if "axis name" not in str(error):
                 raise
@@ -129,7 +124,7 @@ def trace(loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, has_aux: b
                 f"the loss of one example looks at other examples ({error}), so no example has a "
                 "gradient of its own; freeze batch statistics (BatchNorm: use_running_average=True)"
             ) from error
-        seen.append((traced.jaxpr, jax.tree.structure(traced.out_info)))
+        seen.append((closed, jax.tree.structure(shapes)))
 
     # Inside vmap an example has just the shape, dtype and sharding it will have when run.
     jax.eval_shape(jax.vmap(look), batch)
