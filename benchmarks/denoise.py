@@ -3,8 +3,8 @@
     python benchmarks/denoise.py
 
 Each run leaves one JSON file in ``results/denoise``; what is there is not run again, so an
-interrupted study goes on where it was. The last thing written is the table, ``results/denoise/
-README.md``, and the figure, ``results/denoise/psnr.png``.
+interrupted study goes on where it was. Last come the table (``README.md``) and the figure
+(``psnr.png``).
 """
 
 import dataclasses
@@ -174,12 +174,11 @@ TEXT = """\
 
     python benchmarks/denoise.py
 
-PSNR in dB at the default setting (`snrgate denoise`), median and range over {seeds} seeds of
-noise, weights and batches. AdamW has its learning rate chosen from {rates} for each photo and
-seed, twice: for its best step ("best", every {every} steps looked at with the clean photo, after
-step {often} every {seldom}) and for
-its last step ("last"). The gated run has one setting, and its last step counts. That setting was
-chosen on the same photos with other seeds.
+PSNR in dB at the default setting (`snrgate denoise`), median and range over {seeds} seeds of noise,
+weights and batches. AdamW has its learning rate chosen from {rates} for each photo and seed, twice:
+for its best step ("best", looked for with the clean photo every {every} steps, after step {often}
+every {seldom}) and for its last step ("last"). The gated run has one setting, chosen on the same
+photos with other seeds, and its last step counts.
 
 {table}
 ![PSNR over the steps](psnr.png)

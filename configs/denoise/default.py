@@ -1,6 +1,9 @@
 """The default: AdamW and the gate side by side on scikit-image's camera, noise 0.2.
 
-snrgate denoise
+    snrgate denoise
+
+PSNR in dB: noisy 14.91; AdamW best 22.16 (step 60), last 14.98; gated last 22.36. About two
+minutes on two busy cores. Other photos and seeds: results/denoise/README.md.
 """
 
 from snrgate.tasks.denoise import Denoise
