@@ -159,6 +159,16 @@ def snr_gate(
             inner_state=inner_state,
         )
 
+    def open_gate(
+        kind: str, momentum: Array, noise: Array, axes: tuple[int, ...], level: Scalar
+    ) -> Array:
+        signal_sq = pool(jnp.square(momentum.astype(noise.dtype)), axes)
+        # At the first step streaming noise and squared signal are one number: rounding must not
+        # open the gate.
+        tie = 8 * jnp.finfo(noise.dtype).eps if kind == "streaming" else 0
+        lam = level if softness is None else softness
+        return GATES[gate](signal_sq, noise, level * (1 + tie), lam)
+
     def update_fn(
         updates: PyTree,
         state: SnrGateState,
@@ -171,8 +181,9 @@ def snr_gate(
         kind = noise
         if noise == "auto":
             kind = "streaming" if sum_sq_diff_grads is None else "exact"
-        finite = dataset_size if alpha is None else None
-        check_statistics(kind, sum_sq_diff_grads, sample_size, finite)
+        check_statistics(
+            kind, sum_sq_diff_grads, sample_size, dataset_size if alpha is None else None
+        )
         check_shapes(flatten(updates), params)
         statistics = {"sum_sq_diff_grads": sum_sq_diff_grads, "sample_size": sample_size}
         extra_args |= {name: x for name, x in statistics.items() if x is not None}
@@ -206,12 +217,7 @@ def snr_gate(
                 pool(jnp.square(g - m), a) for g, m, a in zip(grads, previous, axes, strict=True)
             ]
         else:
-            assert sample_size is not None  # check_statistics
-            sums = gated.pick(sum_sq_diff_grads, "sum_sq_diff_grads")
-            noises = [
-                noise_of_mean(g, pooled_sums(path, ssd, g, a), sample_size)
-                for path, ssd, g, a in zip(gated.paths, sums, grads, axes, strict=True)
-            ]
+            noises = _exact_noise(gated, grads, axes, sum_sq_diff_grads, sample_size)
         # Statistics that overflow must not shut a gate for good: their blocks sit out this step.
         finite = [jnp.isfinite(s) for s in noises]
         running: list[Array] = []
@@ -226,19 +232,14 @@ def snr_gate(
             noises = optax.tree.bias_correction(running, noise_decay, count)
             momentum = optax.tree.bias_correction(momentum, decay, count)
 
-        threshold = alpha
-        if threshold is None:
+        level = alpha
+        if level is None:
             level = null_level(kind, decay, count, sample_size, dataset_size)
-            threshold = level if z is None else jnp.square(z) * level
-        lam = threshold if softness is None else softness
-        if kind == "streaming":
-            # At the first step noise and squared signal are one number: rounding must not open it.
-            threshold = threshold * (1 + 8 * jnp.finfo(jnp.result_type(float)).eps)
-        values = []
-        for m, s, a, ok in zip(momentum, noises, axes, finite, strict=True):
-            q = GATES[gate](pool(jnp.square(m.astype(s.dtype)), a), s, threshold, lam)
-            q = jnp.where(count <= warmup_steps, 1, q)
-            values.append(jnp.where(ok, q, 0))
+            level = level if z is None else jnp.square(z) * level
+        values = [
+            jnp.where(ok, jnp.where(count <= warmup_steps, 1, open_gate(kind, m, s, a, level)), 0)
+            for m, s, a, ok in zip(momentum, noises, axes, finite, strict=True)
+        ]
         through = [
             (u * q).astype(u.dtype)
             for u, q in zip(gated.pick(new_updates, "the inner update"), values, strict=True)
@@ -255,6 +256,22 @@ def snr_gate(
 
     # pyrefly: ignore [bad-argument-type]  the extra arguments that update_fn names are optional
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _exact_noise(
+    gated: Selection,
+    grads: list[Array],
+    axes: list[tuple[int, ...]],
+    sum_sq_diff_grads: PyTree,
+    sample_size: Scalar | None,
+) -> list[Array]:
+    """The variance of the batch mean in every block, from the batch's own examples."""
+    assert sample_size is not None  # check_statistics
+    sums = gated.pick(sum_sq_diff_grads, "sum_sq_diff_grads")
+    return [
+        noise_of_mean(g, pooled_sums(path, ssd, g, a), sample_size)
+        for path, ssd, g, a in zip(gated.paths, sums, grads, axes, strict=True)
+    ]
 
 
 def _average(old: list[Array], new: list[Array], decay: Scalar) -> list[Array]:
