@@ -12,17 +12,18 @@ from snrgate.gate import pool
 from snrgate.moments.statistics import Moments, accumulator_dtype
 from snrgate.trees import flatten
 
-__all__ = ["array_moments", "moments_of_examples", "vmap_moments", "weighted_mean"]
+__all__ = ["array_moments", "expand", "moments_of_examples", "vmap_moments", "weighted_mean"]
 
 
-def _expand(weights: Float[Array, " b"], like: Array) -> Array:
+def expand(weights: Float[Array, " b"], like: Array) -> Array:
+    """Weights of examples, in the shape and dtype that multiply ``like``."""
     return weights.reshape(weights.shape + (1,) * (like.ndim - 1)).astype(like.dtype)
 
 
 def weighted_mean(x: Float[Array, "b ..."], weights: Float[Array, " b"]) -> Float[Array, "..."]:
     """Mean over examples; those of weight zero do not count, whatever they hold."""
     x = x.astype(accumulator_dtype(x.dtype))
-    w = _expand(weights, x)
+    w = expand(weights, x)
     total = jnp.sum(weights)
     return jnp.sum(jnp.where(w > 0, x, 0) * w, axis=0) / jnp.where(total > 0, total, 1).astype(
         x.dtype
@@ -60,7 +61,7 @@ def array_moments(
     """Mean and sum of squared differences, pooled over ``axes``, of one parameter's gradients."""
     mean = weighted_mean(grads, weights)
     difference = grads.astype(mean.dtype) - mean[None]
-    w = _expand(weights, difference)
+    w = expand(weights, difference)
     squares = jnp.sum(jnp.where(w > 0, jnp.square(difference), 0) * w, axis=0)
     return mean, pool(squares, axes)
 

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from snrgate.annotations import Array, Float, Int
 from snrgate.gate import pool as pool_array
+from snrgate.moments.per_example import expand
 from snrgate.moments.statistics import accumulator_dtype
 from snrgate.moments.varying import zeros_varying_like
 
@@ -68,19 +69,15 @@ class Counts(NamedTuple):
         """``x`` without what padding holds."""
         if self.weights is None:
             return x
-        return jnp.where(_expand(self.weights, x) > 0, x, 0)
+        return jnp.where(expand(self.weights, x) > 0, x, 0)
 
     def weighted(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         """``x`` as often as it counts."""
-        return x if self.weights is None else x * _expand(self.weights, x)
+        return x if self.weights is None else x * expand(self.weights, x)
 
     def mean(self, total: Array) -> Array:
         """A weighted sum, divided by the number of examples; 0 if there are none."""
         return total / jnp.where(self.total > 0, self.total, 1).astype(total.dtype)
-
-
-def _expand(weights: Float[Array, " b"], like: Array) -> Array:
-    return weights.reshape(-1, *[1] * (like.ndim - 1)).astype(like.dtype)
 
 
 Moment = tuple[Float[Array, "m n"], Float[Array, "k l"]]
