@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from snrgate.annotations import Array, Float, Int, PyTree, Scalar
-from snrgate.block import Block, block_axes, pooled_shape
+from snrgate.block import Block, block_axes
 from snrgate.checks import check_settings, check_shapes, check_statistics, pooled_sums
 from snrgate.gate import GATES, null_level, pool
 from snrgate.moments.statistics import accumulator_dtype, noise_of_mean
@@ -285,9 +285,8 @@ def _zeros(gated: Selection, params: PyTree, block: Block) -> PyTree:
     """A zero for every block of the gated parameters, float32 or wider."""
     return gated.put(
         [
-            jnp.zeros(
-                pooled_shape(p.shape, block_axes(block, path, p.shape)), accumulator_dtype(p.dtype)
-            )
+            # Made of the parameter, so that it is sharded as the parameter is.
+            pool(jnp.zeros_like(p, accumulator_dtype(p.dtype)), block_axes(block, path, p.shape))
             for path, p in zip(gated.paths, gated.pick(params, "params"), strict=True)
         ]
     )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from communication import collectives
 from jax.sharding import PartitionSpec as P
 
 import snrgate
@@ -86,3 +87,49 @@ def test_jit_with_a_sharded_batch_needs_no_axis_name():
     batch = jax.device_put((X, Y), jax.NamedSharding(mesh, P("data")))
     got = jax.jit(functools.partial(snrgate.value_and_moments(loss_fn)))(PARAMS, batch)
     assert_same(got, EXPECTED)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("method", ["factored", "vmap"])
+@pytest.mark.parametrize(("block", "numbers"), [("unit", 8 + 4), ("parameter", 8 + 8)])
+def test_loss_and_both_moments_travel_in_one_reduction(check_vma, method, block, numbers):
+    """8 parameters, 4 units (a kernel's two and the bias's two), the loss and the sample size."""
+    mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    grad_fn = snrgate.value_and_moments(loss_fn, axis_name="data", method=method, block=block)
+    run = jax.jit(
+        jax.shard_map(
+            lambda params, batch: grad_fn(params, batch),
+            mesh=mesh,
+            in_specs=(P(), P("data")),
+            out_specs=P(),
+            check_vma=check_vma,
+        )
+    )
+    (only,) = collectives(run.lower(PARAMS, (X, Y)).compile().as_text())
+    assert only.kind == "all-reduce"
+    assert only.bytes == 4 * (numbers + 2)
+
+
+def test_pooled_sums_of_a_sharded_batch_travel_pooled():
+    mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch = jax.device_put((X, Y), jax.NamedSharding(mesh, P("data")))
+    run = jax.jit(snrgate.value_and_moments(loss_fn, method="vmap", block="unit"))
+    found = collectives(run.lower(PARAMS, batch).compile().as_text())
+    assert sum(c.bytes for c in found) == 4 * (8 + 4 + 1)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
+def test_what_one_round_loses_is_bounded_and_moves_no_gate(offset):
+    """The merged sums are rounded as the squared mean is, which a gate sets beside them."""
+    x = np.random.default_rng(0).normal(offset, 1, (DEVICES, 4, 50)).astype(np.float32)
+    grad_fn = snrgate.value_and_moments(lambda w, g: w @ g, axis_name="data", method="vmap")
+    w = jnp.zeros(50)
+    _, moments = jax.vmap(grad_fn, in_axes=(None, 0), axis_name="data")(w, x)
+    moments = jax.tree.map(lambda a: a[0], moments)
+    exact = x.astype(np.float64).reshape(-1, 50)
+    n, mean, sums = len(exact), exact.mean(0), exact.var(0) * len(exact)
+    error = np.abs(np.asarray(moments.sum_sq_diff, np.float64) - sums)
+    assert np.all(error <= 4 * np.finfo(np.float32).eps * (sums + n * mean**2))
+    got = snrgate.gate.soft(moments.mean**2, moments.noise)
+    wanted = snrgate.gate.soft(jnp.asarray(mean**2), jnp.asarray(sums / (n * (n - 1))))
+    np.testing.assert_allclose(got, wanted, atol=1e-4)

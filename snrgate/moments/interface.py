@@ -12,6 +12,7 @@ from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.block import BLOCKS, Block
 from snrgate.moments.factored import factored_moments
 from snrgate.moments.per_example import vmap_moments
+from snrgate.moments.sharded import axes_of_examples, on_own_examples
 from snrgate.moments.statistics import Moments, merge, merge_across
 from snrgate.moments.varying import vary, varying_axes, zeros_varying_like
 from snrgate.trees import check_floating, flatten
@@ -95,6 +96,32 @@ def value_and_moments(
     compute = METHODS[method]
     scalar_loss = _refuse_non_scalar(loss_fn, has_aux)
 
+    def of_device(
+        params: PyTree, batch: PyTree, weights: Array | None, axis_name: Any
+    ) -> tuple[Array, Any, Moments]:
+        size = _batch_size(batch)
+        if weights is None:
+            with jax.ensure_compile_time_eval():  # known to be ones while tracing, too
+                weights = jnp.asarray(np.ones(size, jnp.result_type(float)))
+        params, weights = _vary_like((params, weights), batch)
+
+        def run(chunk_of_batch: PyTree, chunk_weights: Array) -> tuple[Array, Any, Moments]:
+            return compute(
+                scalar_loss, params, chunk_of_batch, chunk_weights, block=block, has_aux=has_aux
+            )
+
+        if microbatch_size is None or microbatch_size >= size:
+            loss, aux, moments = run(batch, weights)
+        else:
+            loss, aux, moments = _in_microbatches(run, batch, weights, microbatch_size)
+        if axis_name is not None:
+            own = loss * jnp.asarray(moments.sample_size, loss.dtype)
+            moments = merge_across(moments, axis_name)
+            n = jnp.asarray(moments.sample_size, loss.dtype)
+            # It rides with the moments: XLA makes one reduction of all that are independent.
+            loss = jax.lax.psum(own, axis_name) / jnp.where(n > 0, n, 1)
+        return loss, aux, moments
+
     def grad_fn(
         params: PyTree, batch: PyTree, *, weights: ArrayLike | None = None
     ) -> tuple[Any, Moments]:
@@ -106,24 +133,14 @@ def value_and_moments(
                 "axis_name= if it is spread over devices"
             )
         counted_once = weights is None and axis_name is None
-        weights = _check_weights(weights, size)
-        params, weights = _vary_like((params, weights), batch)
-        chunk = microbatch_size or size
-
-        def run(chunk_of_batch: PyTree, chunk_weights: Array) -> tuple[Array, Any, Moments]:
-            return compute(
-                scalar_loss, params, chunk_of_batch, chunk_weights, block=block, has_aux=has_aux
-            )
-
-        if chunk >= size:
-            loss, aux, moments = run(batch, weights)
+        if weights is not None:
+            weights = _check_weights(weights, size)
+        axes = axes_of_examples(batch) if axis_name is None else ()
+        if axes:
+            run = functools.partial(of_device, axis_name=axes)
+            loss, aux, moments = on_own_examples(run, params, batch, weights, axes)
         else:
-            loss, aux, moments = _in_microbatches(run, batch, weights, chunk)
-        if axis_name is not None:
-            own = loss * jnp.asarray(moments.sample_size, loss.dtype)
-            moments = merge_across(moments, axis_name)
-            n = jnp.asarray(moments.sample_size, loss.dtype)
-            loss = jax.lax.psum(own, axis_name) / jnp.where(n > 0, n, 1)
+            loss, aux, moments = of_device(params, batch, weights, axis_name)
         if counted_once:
             # Known now, under jit too: the gate can check it against the size of the data set.
             moments = moments._replace(sample_size=np.asarray(size, jnp.result_type(float)))
@@ -213,10 +230,6 @@ def _refuse_non_scalar(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[.
 
 
 def _check_weights(weights: Any, size: int) -> Float[Array, " b"]:
-    dtype = jnp.result_type(float)
-    if weights is None:
-        with jax.ensure_compile_time_eval():  # known to be ones while tracing, too
-            return jnp.ones(size, dtype)
     if jnp.shape(weights) != (size,):
         raise ValueError(
             f"weights have shape {jnp.shape(weights)} for a batch of {size} examples; "
@@ -224,5 +237,5 @@ def _check_weights(weights: Any, size: int) -> Float[Array, " b"]:
         )
     if not isinstance(weights, jax.core.Tracer) and np.any(~(np.asarray(weights) >= 0)):
         raise ValueError("weights count examples: they must be numbers >= 0")
-    weights = jnp.asarray(weights, dtype)
+    weights = jnp.asarray(weights, jnp.result_type(float))
     return jnp.where(weights > 0, weights, 0)  # a traced weight could not be looked at

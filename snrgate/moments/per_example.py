@@ -62,8 +62,9 @@ def array_moments(
     mean = weighted_mean(grads, weights)
     difference = grads.astype(mean.dtype) - mean[None]
     w = expand(weights, difference)
-    squares = jnp.sum(jnp.where(w > 0, jnp.square(difference), 0) * w, axis=0)
-    return mean, pool(squares, axes)
+    squares = jnp.where(w > 0, jnp.square(difference), 0) * w
+    # One sum over examples and block: of examples on several devices only pooled sums travel.
+    return mean, pool(squares, (0, *(a + 1 for a in axes)))[0]
 
 
 def vmap_moments(

@@ -1,0 +1,83 @@
+"""Batches whose type says that they are spread over devices (mesh axes of type ``Explicit``)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from snrgate.annotations import PyTree
+
+__all__ = ["axes_of_examples", "on_own_examples"]
+
+
+def axes_of_examples(batch: PyTree) -> tuple[str, ...]:
+    """The explicit mesh axes over which the leading axis of a batch is spread."""
+    axes: dict[str, None] = {}
+    for x in jax.tree.leaves(batch):
+        first = _spec(x)[0]
+        names = first if isinstance(first, tuple) else (first,)
+        axes |= dict.fromkeys(name for name in names if name is not None)
+    return tuple(axes)
+
+
+def on_own_examples(
+    run: Callable[[PyTree, PyTree, Any], tuple[Any, Any, Any]],
+    params: PyTree,
+    batch: PyTree,
+    weights: Any,
+    axes: tuple[str, ...],
+) -> tuple[Any, Any, Any]:
+    """Let every device run on the examples that it holds.
+
+    Parameters that are sharded over ``axes`` are gathered first, and the moments are sharded as
+    their parameters again.
+
+    Args:
+        run: ``(params, batch, weights) -> (loss, aux, moments)``, of one device's examples; it
+            merges loss and moments over ``axes``.
+        params: the parameters.
+        batch: tree of arrays with a leading example axis.
+        weights: how often each example counts, or ``None``.
+        axes: of the mesh, as :func:`axes_of_examples` gives them.
+
+    Returns:
+        What ``run`` returns; ``aux`` is sharded as the examples.
+    """
+    mesh = _mesh(next(x for x in jax.tree.leaves(batch) if axes_of_examples(x)))
+
+    def put(x: Any, *spec: Any) -> jax.Array:
+        return jax.sharding.reshard(x, NamedSharding(mesh, P(*spec)))
+
+    def without(entry: Any) -> Any:
+        names = entry if isinstance(entry, tuple) else (entry,)
+        return tuple(n for n in names if n is not None and n not in axes) or None
+
+    whole = jax.tree.map(lambda p: put(p, *map(without, _spec(p))), params)
+    examples = jax.tree.map(lambda x: put(x, axes, *map(without, _spec(x)[1:])), (batch, weights))
+    loss, aux, moments = jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=(P(), P(axes), P(axes)),
+        out_specs=(P(), P(axes), P()),
+        axis_names=set(axes),
+    )(whole, *examples)
+
+    def like(p: Any, x: jax.Array) -> jax.Array:
+        pooled = (x.shape[i] != p.shape[i] for i in range(x.ndim))
+        return put(x, *(None if off else s for off, s in zip(pooled, _spec(p), strict=True)))
+
+    mean = jax.tree.map(like, params, moments.mean)
+    squares = jax.tree.map(like, params, moments.sum_sq_diff)
+    return loss, aux, moments._replace(mean=mean, sum_sq_diff=squares)
+
+
+def _spec(x: Any) -> tuple[Any, ...]:
+    """The explicit sharding of a value, one entry an axis."""
+    return tuple(jax.typeof(x).sharding.spec)
+
+
+def _mesh(x: jax.Array) -> Any:
+    """The mesh of a value; under jit its shape is all that is known of it."""
+    return (jax.typeof(x) if isinstance(x, jax.core.Tracer) else x).sharding.mesh
