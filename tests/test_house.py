@@ -21,7 +21,7 @@ FLOORS = [
     {"models"},
     {"tasks"},
     {"training"},
-    {"cli"},
+    {"cli", "launch"},
 ]
 
 

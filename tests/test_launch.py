@@ -1,0 +1,115 @@
+"""Several processes on one machine: they work together, and none is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from snrgate.launch import launch, main
+
+BOUND = 20  # seconds, on a busy machine; patience is 5
+WAIT = "import time; print('waiting', flush=True); time.sleep(1000)"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WAIT
+RANK = "import os; rank = int(os.environ['SNRGATE_PROCESS']); "
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+def test_processes_share_a_computation(capfd, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")  # one device each
+    code = """
+import jax, numpy as np
+from snrgate import launch
+assert launch.join()
+mesh = jax.make_mesh((jax.device_count(),), ("data",))
+sharding = jax.NamedSharding(mesh, jax.P("data"))
+mine = np.full(1, 10.0 + jax.process_index())
+print(jax.jit(jax.numpy.sum)(jax.make_array_from_process_local_data(sharding, mine)))
+"""
+    assert launch(python(code), 2) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert {"[0] 21.0", "[1] 21.0"} <= set(lines)
+
+
+@pytest.mark.parametrize("others", [WAIT, DEAF], ids=["polite", "deaf to SIGTERM"])
+def test_when_one_is_killed_the_others_end(capfd, others):
+    began = time.monotonic()
+    killed = "time.sleep(1); os.kill(os.getpid(), 9)"
+    code = f"{RANK}import time\nif rank == 1: {killed}\nprint(os.getpid(), flush=True)\n{others}"
+    assert launch(python(code), 3) == 128 + signal.SIGKILL
+    assert time.monotonic() - began < BOUND
+    out, err = capfd.readouterr()
+    assert err == "launch: process 1 was killed by SIGKILL; ending the others\n"
+    pids = [int(line.split()[1]) for line in out.splitlines() if "waiting" not in line]
+    assert len(pids) == 2
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_when_one_is_killed_in_a_collective_the_others_end(capfd, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    code = """
+import os, signal, jax, numpy as np
+from snrgate import launch
+launch.join()
+sharding = jax.NamedSharding(jax.make_mesh((2,), ("data",)), jax.P("data"))
+x = jax.make_array_from_process_local_data(sharding, np.ones(1))
+for step in range(1000):
+    if step == 3 and jax.process_index() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("step", step, float(jax.jit(jax.numpy.sum)(x)), flush=True)
+"""
+    began = time.monotonic()
+    # Its peer may see the broken connection and fail in the same moment.
+    assert launch(python(code), 2) != 0
+    assert time.monotonic() - began < 60  # two starts of JAX included
+    out, err = capfd.readouterr()
+    assert "[1] step 2 2.0" in out
+    assert "[1] step 3" not in out
+    assert err.endswith("; ending the others\n")
+
+
+def test_an_exit_status_is_handed_on(capfd):
+    assert launch(python(f"{RANK}import sys; sys.exit(7 * rank)"), 2) == 7
+    assert "process 1 ended with 7; ending the others" in capfd.readouterr().err
+
+
+def test_told_to_stop_it_ends_all():
+    command = [sys.executable, "-m", "snrgate.launch", "-n", "2", "--"]
+    command += python(f"import os; print(os.getpid(), flush=True); {WAIT}")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as launcher:
+        words = [launcher.stdout.readline().split()[1] for _ in range(4)]
+        launcher.send_signal(signal.SIGTERM)
+        _, err = launcher.communicate(timeout=BOUND)
+    pids = [int(word) for word in words if word.isdigit()]
+    assert launcher.returncode == 128 + signal.SIGTERM
+    assert "told to stop" in err
+    assert len(pids) == 2
+    assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["-n", "0", "--", "x"], "-n 0 must be at least 1"),
+        (["--", "/no/such/program"], "cannot start /no/such/program: No such file"),
+        (["-n", "2"], "the following arguments are required: command"),
+    ],
+)
+def test_what_cannot_be_run_is_said(capsys, args, message):
+    with pytest.raises(SystemExit):
+        main(args)
+    assert message in capsys.readouterr().err
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
