@@ -1,11 +1,14 @@
 """Several processes on one machine: they work together, and none is left behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from snrgate.launch import launch, main
@@ -20,20 +23,19 @@ def python(code):
     return [sys.executable, "-c", code]
 
 
-def test_processes_share_a_computation(capfd, monkeypatch):
+def test_processes_share_a_step(capfd, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")  # one device each
-    code = """
-import jax, numpy as np
-from snrgate import launch
-assert launch.join()
-mesh = jax.make_mesh((jax.device_count(),), ("data",))
-sharding = jax.NamedSharding(mesh, jax.P("data"))
-mine = np.full(1, 10.0 + jax.process_index())
-print(jax.jit(jax.numpy.sum)(jax.make_array_from_process_local_data(sharding, mine)))
-"""
-    assert launch(python(code), 2) == 0
-    lines = capfd.readouterr().out.splitlines()
-    assert {"[0] 21.0", "[1] 21.0"} <= set(lines)
+    example = Path(__file__).parents[1] / "benchmarks" / "processes.py"
+    assert launch([sys.executable, str(example)], 2) == 0
+    losses = []
+    for rank in range(2):
+        rng = np.random.default_rng(rank)
+        losses.append(np.square(rng.normal(size=(8, 3)).sum(1) - rng.normal(size=8)))
+    pattern = r"^\[(\d)\] 16 examples in 2 processes, loss ([\d.]+)$"
+    said = dict(re.findall(pattern, capfd.readouterr().out, re.M))
+    assert {rank: float(loss) for rank, loss in said.items()} == pytest.approx(
+        dict.fromkeys("01", np.mean(losses)), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("others", [WAIT, DEAF], ids=["polite", "deaf to SIGTERM"])

@@ -53,7 +53,8 @@ def value_and_moments(
         microbatch_size: examples handled at once; memory for per-example gradients is bounded by
             it. Any size will do, the last microbatch may be ragged. ``None`` takes all at once.
         axis_name: name of the mapped axis (pmap, shard_map) over which the batch is spread;
-            the moments are merged over it exactly.
+            the moments are merged over it in one round of communication, with a rounding error of
+            about ``eps`` times the sum of squares. Under jit a sharded batch needs no name.
         has_aux: whether ``loss_fn`` returns an auxiliary output besides the loss.
 
     Returns:

@@ -80,4 +80,5 @@ def _spec(x: Any) -> tuple[Any, ...]:
 
 def _mesh(x: jax.Array) -> Any:
     """The mesh of a value; under jit its shape is all that is known of it."""
-    return (jax.typeof(x) if isinstance(x, jax.core.Tracer) else x).sharding.mesh
+    typed: Any = jax.typeof(x) if isinstance(x, jax.core.Tracer) else x
+    return typed.sharding.mesh

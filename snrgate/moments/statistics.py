@@ -7,7 +7,7 @@ For the gradients :math:`g_1, \ldots, g_n` of one scalar parameter
     \mu = \frac1n \sum_i g_i, \qquad M = \sum_i (g_i - \mu)^2, \qquad
     \frac{\sigma^2}{n - 1} = \frac{M}{n (n - 1)} .
 
-Sums of squared *differences* are kept and merged, not sums of squares, which cancel.
+Sums of squared *differences* are kept, not sums of squares, which cancel.
 """
 
 from typing import Any, NamedTuple
