@@ -72,7 +72,8 @@ def loss_on(kind):
 
 @functools.cache
 def expected(block):
-    return snrgate.value_and_moments(loss_fn, method="vmap", block=block)(PARAMS, BATCH)
+    grad_fn = snrgate.value_and_moments(loss_fn, method="vmap", block=block)
+    return jax.jit(grad_fn)(PARAMS, BATCH)
 
 
 def assert_same(got, wanted):
@@ -80,9 +81,11 @@ def assert_same(got, wanted):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * (1 + np.abs(b).max()))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("method", "block", "layout"),
+    [("vmap", "parameter", "both"), *(("factored", "unit", layout) for layout in LAYOUTS)],
+)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("method", "block"), [("factored", "unit"), ("vmap", "parameter")])
 def test_moments(kind, layout, method, block):
     mesh = mesh_of(kind)
     grad_fn = snrgate.value_and_moments(loss_on(kind), method=method, block=block)
@@ -92,16 +95,9 @@ def test_moments(kind, layout, method, block):
 
 
 @pytest.mark.parametrize(
-    ("method", "block", "microbatch_size", "transform"),
-    [
-        ("factored", "parameter", 3, jax.jit),
-        ("vmap", "unit", 3, jax.jit),
-        ("vmap", "parameter", None, lambda run: run),
-    ],
+    ("method", "block", "microbatch_size"), [("factored", "parameter", None), ("vmap", "unit", 3)]
 )
-def test_explicit_batches_with_padding_and_auxiliary_output(
-    method, block, microbatch_size, transform
-):
+def test_explicit_batches_with_padding_and_auxiliary_output(method, block, microbatch_size):
     weights = np.array([1, 1, 0, 2] * 8, np.float32)
     how = {"block": block, "has_aux": True}
 
@@ -111,11 +107,20 @@ def test_explicit_batches_with_padding_and_auxiliary_output(
     mesh = jax.make_mesh((8,), ("data",))
     assert mesh.axis_types == (EXPLICIT,)  # what JAX makes if it is not told otherwise
     run = snrgate.value_and_moments(with_aux, method=method, microbatch_size=microbatch_size, **how)
-    batch, params = put(BATCH, mesh, P("data")), put(PARAMS, mesh, P())
-    got = transform(run)(params, batch, weights=weights)
-    plain = snrgate.value_and_moments(with_aux, method="vmap", **how)
+    got = jax.jit(run)(put(PARAMS, mesh, P()), put(BATCH, mesh, P("data")), weights=weights)
+    plain = jax.jit(snrgate.value_and_moments(with_aux, method="vmap", **how))
     assert_same(got, plain(PARAMS, BATCH, weights=weights))
     assert jax.typeof(got[0][1]).sharding.spec == P("data")
+
+
+def test_explicit_batches_without_jit_or_a_mesh_in_context():
+    mesh = jax.make_mesh((8,), ("data",))
+    x = np.arange(16, dtype=np.float32)
+    grad_fn = snrgate.value_and_moments(lambda w, x: w * x, method="vmap")
+    weights = np.array([1, 0] * 8, np.float32)  # on the host
+    _, moments = grad_fn(put(jnp.ones(()), mesh, P()), put(x, mesh, P("data")), weights=weights)
+    np.testing.assert_allclose(moments.mean, x[::2].mean(), rtol=1e-6)
+    np.testing.assert_allclose(moments.sum_sq_diff, x[::2].var() * 8, rtol=1e-6)
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
@@ -139,6 +144,12 @@ GATED = {
     "a parameter": (snrgate.adamw(1e-2, block="parameter"), "parameter"),
     "own momentum": (snrgate.snr_gate(optax.sgd(1e-2, momentum=0.9)), "unit"),
 }
+
+CASES = [
+    *((name, "both") for name in GATED),
+    ("a unit", "sharded over data"),
+    ("a parameter", "tensor parallel"),
+]
 
 
 def gated_step(tx, block, params, state, batch):
@@ -172,19 +183,18 @@ def every(state, key):
     return [x for _, x in optax.tree.get_all_with_path(state, key) if jax.tree.leaves(x)]
 
 
-@pytest.mark.parametrize("layout", ["sharded over data", "tensor parallel", "both"])
+@pytest.mark.parametrize(("name", "layout"), CASES)
 @pytest.mark.parametrize("kind", ["auto", "explicit data, auto model"])
-@pytest.mark.parametrize("name", GATED)
 def test_the_state_lies_where_its_parameters_do(kind, layout, name):
     mesh, (tx, block) = mesh_of(kind), GATED[name]
+    step = jax.jit(functools.partial(gated_step, tx, block))
     params, batch = put(PARAMS, mesh, LAYOUTS[layout]), put(BATCH, mesh, P("data"))
     with jax.set_mesh(mesh):
         state = tx.init(params)
         assert_lies_like_its_parameter(state, mesh, LAYOUTS[layout])
-        step = jax.jit(functools.partial(gated_step, tx, block))
         params, state = step(params, state, batch)
     assert_lies_like_its_parameter(state, mesh, LAYOUTS[layout])
-    wanted, _ = gated_step(tx, block, PARAMS, tx.init(PARAMS), BATCH)
+    wanted, _ = step(PARAMS, tx.init(PARAMS), BATCH)
     assert_same(params, wanted)
 
 
@@ -195,8 +205,7 @@ def test_state_made_under_jit_is_sharded_by_explicit_axes():
     assert_lies_like_its_parameter(state, mesh, BOTH)
 
 
-@pytest.mark.parametrize("name", GATED)
-@pytest.mark.parametrize("layout", ["sharded over data", "tensor parallel", "both"])
+@pytest.mark.parametrize(("name", "layout"), CASES)
 def test_no_matrix_is_gathered_that_plain_training_does_not_gather(layout, name):
     mesh, (tx, block) = mesh_of("auto"), GATED[name]
     params, batch = put(PARAMS, mesh, LAYOUTS[layout]), put(BATCH, mesh, P("data"))
