@@ -1,4 +1,4 @@
-"""The command line: ``snrgate denoise``."""
+"""The command line: ``snrgate denoise``, ``train``, ``compare`` and ``study``."""
 
 import argparse
 import dataclasses
@@ -17,6 +17,9 @@ usage: snrgate COMMAND [OPTIONS]
 
 commands:
   denoise   learn a photo from its noisy pixels, without a validation set
+  train     one optimizer on one task: snrgate train digits/gated
+  compare   a task's optimizers side by side: snrgate compare digits
+  study     run the study, or what is missing of it: snrgate study --list
 
 `snrgate COMMAND --help` lists the options.
 """
@@ -62,7 +65,7 @@ def denoise(args: Sequence[str]) -> None:
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from error
     if given.resume and given.config is None:
-        settings = stored_settings(given.out, Denoise)
+        settings = stored_settings(given.out, Denoise())
     else:
         settings = load_config("denoise", given.config or "default", Denoise)
     parsed = tyro.cli(
@@ -75,7 +78,99 @@ def denoise(args: Sequence[str]) -> None:
     run(parsed.settings, parsed.out, resume=parsed.resume)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"denoise": denoise}
+def train(args: Sequence[str]) -> None:
+    """Train with one config.
+
+    Args:
+        args: the command line after ``train``.
+
+    Raises:
+        InputError: something that was given cannot be used.
+        Stopped: on SIGINT or SIGTERM, with the run saved.
+    """
+    import tyro
+
+    from snrgate.training.configs import load_config, task_names
+    from snrgate.training.folder import stored_settings
+    from snrgate.training.train import Training, run
+
+    known = ", ".join(task_names(Training))
+    if not args or args[0].startswith("-"):
+        raise InputError(
+            f"name a task and an optimizer, as in snrgate train digits/gated; there are {known}"
+        )
+    name, *rest = args
+    task, _, config = name.partition("/")
+    settings = load_config(task, config or "gated", Training)
+
+    @dataclasses.dataclass(frozen=True)
+    class Where:
+        """Train with one config."""
+
+        out: Path = Path("runs") / task / (config or "gated")
+        """Folder of the run."""
+        resume: tyro.conf.FlagCreatePairsOff[bool] = False
+        """Continue the run in that folder; its settings need not be given again."""
+
+    where, others = tyro.cli(Where, args=rest, return_unknown_args=True, add_help=False)
+    if where.resume:
+        settings = stored_settings(where.out, settings)
+    # A generic dataclass: the kinds of its task and optimizer are those of the config.
+    parsed = tyro.cli(
+        Training[type(settings.task), type(settings.optimizer)],  # type: ignore[misc]
+        args=others,
+        default=settings,
+        prog=f"snrgate train {name}",
+        description=f"{Where.__doc__} --out FOLDER ({where.out}); --resume goes on there.",
+    )
+    run(parsed, where.out, f"snrgate train {name}", resume=where.resume)
+
+
+def compare(args: Sequence[str]) -> None:
+    """Train with several configs of one task and put the results side by side.
+
+    Args:
+        args: the command line after ``compare``.
+
+    Raises:
+        InputError: something that was given cannot be used.
+    """
+    import tyro
+
+    from snrgate.training.configs import task_names
+    from snrgate.training.side_by_side import Comparison, run
+    from snrgate.training.train import Training
+
+    if not args or args[0].startswith("-"):
+        known = ", ".join(task_names(Training))
+        raise InputError(f"name a task, as in snrgate compare digits; there are {known}")
+    task, *rest = args
+    settings = tyro.cli(Comparison, args=rest, prog=f"snrgate compare {task}")
+    run(task, settings)
+
+
+def study(args: Sequence[str]) -> None:
+    """Run the study, or what is missing of it.
+
+    Args:
+        args: the command line after ``study``.
+
+    Raises:
+        InputError: something that was given cannot be used.
+    """
+    import tyro
+
+    from snrgate.study.run import Study, run
+
+    run(tyro.cli(Study, args=list(args), prog="snrgate study"))
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "denoise": denoise,
+    "train": train,
+    "compare": compare,
+    "study": study,
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -104,8 +199,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
 
+    from snrgate.launch import join
     from snrgate.training.interrupt import Stopped
 
+    join()
     try:
         _COMMANDS[command](rest)
     except InputError as error:

@@ -148,7 +148,7 @@ def test_resume_notices_another_picture(complaint, tmp_path):
     Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(image)
     assert cli.main([*FINISHES, "--image", str(image), "--out", str(out)]) == 0
     Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(image)
-    assert "the picture has changed" in complaint("denoise", "--out", str(out), "--resume")
+    assert "the data has changed" in complaint("denoise", "--out", str(out), "--resume")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

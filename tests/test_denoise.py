@@ -14,7 +14,6 @@ from skimage.metrics import peak_signal_noise_ratio
 from snrgate.errors import InputError
 from snrgate.models.coordinate import CoordinateMLP, Frozen
 from snrgate.tasks.denoise import Denoise, make_task, noisy_photo, psnr
-from snrgate.training.checkpoint import open_checkpoints
 from snrgate.training.compare import fit, start
 from snrgate.training.denoise import run
 from snrgate.training.folder import RunFolder
@@ -101,9 +100,11 @@ def test_a_picture_of_one_colour_is_learned():
 def test_both_optimizers_see_the_same_gradient():
     task = make_task(TINY, noisy_photo(TINY))
     batch = jax.tree.map(lambda x: x[:16], task.examples)
-    plain, mean, extra = mean_gradient(task.loss)(task.params, batch)
-    exact, pooled_mean, moments = exact_moments(task.loss, "unit")(task.params, batch)
-    assert extra == {}
+    plain, mean, extra = mean_gradient(task.groups)(task.params, (batch,))
+    exact, pooled_mean, moments = exact_moments(task.groups, [None], "unit", 0.9)(
+        task.params, (batch,)
+    )
+    assert set(extra) == {"sample_size"}
     assert set(moments) == {"sum_sq_diff_grads", "sample_size"}
     np.testing.assert_allclose(plain, exact, rtol=1e-5)
     jax.tree.map(
@@ -196,24 +197,6 @@ def test_a_noisy_picture_is_denoised_at_its_own_range(tmp_path, capsys, colour):
     out = capsys.readouterr().out
     assert "PSNR" not in out
     assert not any("psnr" in row for row in RunFolder(tmp_path / "run").rows())
-
-
-def test_checkpoints_keep_the_last_two_and_name_a_damaged_one(tmp_path):
-    tree = {"a": jnp.arange(3.0), "none": None}
-    with open_checkpoints(tmp_path / "c") as checkpoints:
-        assert checkpoints.restore(tree) is tree
-        for step in (1, 2, 3, 3):
-            checkpoints.save(step, {"a": tree["a"] + step, "none": None})
-        assert trees_equal(checkpoints.restore(tree), {"a": tree["a"] + 3, "none": None})
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["2", "3"]
-    for path in (tmp_path / "c" / "3" / "default").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
-    with (
-        open_checkpoints(tmp_path / "c") as checkpoints,
-        pytest.raises(InputError, match="c/3 cannot be read"),
-    ):
-        checkpoints.restore(tree)
 
 
 def test_metrics_survive_a_line_cut_off(tmp_path):

@@ -21,6 +21,7 @@ FLOORS = [
     {"models"},
     {"tasks"},
     {"training"},
+    {"study"},
     {"cli", "launch"},
 ]
 

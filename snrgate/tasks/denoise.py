@@ -17,7 +17,9 @@ from flax import nnx
 from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.errors import InputError
 from snrgate.models.coordinate import CoordinateMLP
+from snrgate.models.siren import Siren
 from snrgate.tasks.picture import MIN_SIDE, load, shrink
+from snrgate.tasks.task import Group, of_data
 
 __all__ = ["Denoise", "DenoiseTask", "NoisyPhoto", "make_task", "noisy_photo", "psnr"]
 
@@ -25,6 +27,7 @@ Optimizer = Literal["adamw", "gated"]
 Gate = Literal["soft", "hard", "snr"]
 Block = Literal["unit", "parameter", "tensor"]
 Estimator = Literal["exact", "streaming", "instantaneous"]
+Network = Literal["fourier", "siren"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,10 @@ class Denoise:
     """Decay of the gate's running noise."""
     z: float = 1.0
     """Threshold of the gate, in standard deviations of what pure noise does."""
+    photons: float = 0.0
+    """Photons that make white, for shot noise besides; 0 for none."""
+    network: Network = "fourier"
+    """Random Fourier features and relu, or sines."""
     width: int = 192
     """Units of each hidden layer."""
     depth: int = 3
@@ -87,7 +94,7 @@ class Denoise:
         _require(
             self, "size", self.size == 0 or self.size >= MIN_SIDE, f"0, or at least {MIN_SIDE}"
         )
-        for name in ("noise", "seed", "weight_decay"):
+        for name in ("noise", "seed", "weight_decay", "photons"):
             _require(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("learning_rate", "z", "fourier_scale"):
             _require(self, name, getattr(self, name) > 0, "more than 0")
@@ -95,7 +102,8 @@ class Denoise:
             _require(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         _require(self, "seed", self.seed < 2**32, "less than 2**32")
         _require(self, "batch_size", self.batch_size >= 2, "at least 2")
-        for name, kind in {"gate": Gate, "block": Block, "noise_estimator": Estimator}.items():
+        kinds = {"gate": Gate, "block": Block, "noise_estimator": Estimator, "network": Network}
+        for name, kind in kinds.items():
             choices = get_args(kind)
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         choices, chosen = get_args(Optimizer), self.optimizers
@@ -140,11 +148,13 @@ def noisy_photo(settings: Denoise) -> NoisyPhoto:
             f"{pixels.shape[1]} x {pixels.shape[0]}; give a smaller batch_size or a larger size"
         )
     original = picture.pixels.shape[:2]
-    if settings.noise == 0:
+    if settings.noise == settings.photons == 0:
         return NoisyPhoto(pixels, None, picture.levels, original)
-    draw = np.random.default_rng(settings.seed).standard_normal(pixels.shape)
-    noisy = (pixels + settings.noise * draw).astype(np.float32)
-    return NoisyPhoto(noisy, pixels, picture.levels, original)
+    rng = np.random.default_rng(settings.seed)
+    noisy = pixels + settings.noise * rng.standard_normal(pixels.shape)
+    if settings.photons:
+        noisy += rng.poisson(settings.photons * pixels) / settings.photons - pixels
+    return NoisyPhoto(noisy.astype(np.float32), pixels, picture.levels, original)
 
 
 def psnr(pixels: Float[ArrayLike, "..."], clean: Float[ArrayLike, "..."]) -> Float[Array, ""]:
@@ -177,6 +187,11 @@ class DenoiseTask(NamedTuple):
     loss: Callable[[PyTree, tuple[Array, Array]], Array]
     predict: Callable[[PyTree], Array]
 
+    @property
+    def groups(self) -> tuple[Group]:
+        """What a batch is made of: pixels."""
+        return (of_data(self.loss, self.examples),)
+
 
 def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
     """Put the network and the noisy pixels together.
@@ -185,14 +200,18 @@ def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
     picture and one of 12 bits in a 16-bit file are learned like any other.
     """
     height, width, channels = photo.noisy.shape
-    model = CoordinateMLP(
-        channels,
-        width=settings.width,
-        depth=settings.depth,
-        frequencies=settings.frequencies,
-        fourier_scale=settings.fourier_scale,
-        rngs=nnx.Rngs(params=settings.seed),
-    )
+    sizes = {"width": settings.width, "depth": settings.depth}
+    rngs = nnx.Rngs(params=settings.seed)
+    if settings.network == "siren":
+        model = Siren(channels, **sizes, rngs=rngs)
+    else:
+        model = CoordinateMLP(
+            channels,
+            **sizes,
+            frequencies=settings.frequencies,
+            fourier_scale=settings.fourier_scale,
+            rngs=rngs,
+        )
     graph, params, frozen = nnx.split(model, nnx.Param, ...)
     mean, deviation = float(photo.noisy.mean()), float(photo.noisy.std()) or 1.0
     positions = _positions(height, width)

@@ -51,7 +51,7 @@ def _optimizer(
         "weight_decay": settings.weight_decay,
     }
     if name == "adamw":
-        return optax.adamw(**shared), mean_gradient(task.loss)
+        return optax.adamw(**shared), mean_gradient(task.groups)
     gated = snrgate.adamw(
         **shared,
         gate=settings.gate,
@@ -59,9 +59,9 @@ def _optimizer(
         noise=settings.noise_estimator,
         noise_decay=settings.noise_decay,
         block=settings.block,
-        dataset_size=len(task.examples[0]),
+        dataset_size=task.groups[0].dataset_size,
     )
-    return gated, exact_moments(task.loss, settings.block)
+    return gated, exact_moments(task.groups, [None], settings.block, settings.b1)
 
 
 def start(settings: Denoise, task: DenoiseTask, photo: NoisyPhoto) -> dict[str, Learner]:
@@ -97,7 +97,7 @@ def fit(
     for name in learners:
         tx, gradients = _optimizer(name, settings, task)
         stretches[name] = make_stretch(
-            gradients, tx, batch_size=settings.batch_size, seed=settings.seed
+            gradients, tx, task.groups, batch_size=settings.batch_size, seed=settings.seed
         )
     step = step_of(learners)
     while step < settings.steps:
@@ -107,7 +107,7 @@ def fit(
             metrics: dict[str, Array] = {}
             while (left := step - int(state.step)) > 0:
                 length = min(settings.eval_every, left)
-                state, metrics = stretches[name](state, task.examples, length=length)
+                state, metrics = stretches[name](state, length=length)
             row: Row = {"step": step, "optimizer": name}
             row |= {k: float(v) for k, v in metrics.items()}
             if not math.isfinite(row["loss"]):

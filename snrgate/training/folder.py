@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+import snrgate
 from snrgate.errors import InputError
 
-__all__ = ["RunFolder", "stored_settings"]
+__all__ = ["RunFolder", "flat", "stored_settings"]
 
 Settings = TypeVar("Settings")
 
@@ -19,26 +20,42 @@ _SETTINGS = "config.json"
 _METRICS = "metrics.jsonl"
 
 
-def stored_settings(path: Path, kind: type[Settings]) -> Settings:
+def stored_settings(path: Path, like: Settings) -> Settings:
     """The settings that a run was started with.
 
     Args:
         path: folder of the run.
-        kind: the frozen dataclass of the settings.
+        like: settings of the same kind, frozen dataclasses all the way down.
 
     Raises:
         InputError: there is no run in the folder, or one of another kind.
     """
     try:
-        stored = json.loads((path / _SETTINGS).read_text())
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["settings"].items()}
-        return kind(**values)
+        return _rebuilt(like, json.loads((path / _SETTINGS).read_text())["settings"])
     except FileNotFoundError:
         raise InputError(
             f"there is no run in {path} to resume; leave out --resume to start one"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / _SETTINGS} does not hold settings of this run") from error
+
+
+def _rebuilt(like: Any, stored: Any) -> Any:
+    if dataclasses.is_dataclass(like):
+        names = {field.name for field in dataclasses.fields(like)}
+        if names != set(stored):
+            raise ValueError(f"other settings: {sorted(names ^ set(stored))}")
+        return type(like)(**{name: _rebuilt(getattr(like, name), stored[name]) for name in names})  # type: ignore[operator]
+    return tuple(stored) if isinstance(stored, list) else stored
+
+
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Every single setting by its name on the command line."""
+    named = {}
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), f"{prefix}{field.name}"
+        named |= flat(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return named
 
 
 class RunFolder:
@@ -70,7 +87,12 @@ class RunFolder:
         if any(self.path.iterdir()):
             raise InputError(f"{self.path} is not empty; give another --out")
         self.write_json(
-            _SETTINGS, {"settings": dataclasses.asdict(settings), "fingerprint": fingerprint}
+            _SETTINGS,
+            {
+                "version": snrgate.__version__,
+                "settings": dataclasses.asdict(settings),
+                "fingerprint": fingerprint,
+            },
         )
 
     def reopen(self, settings: Any, fingerprint: int) -> None:
@@ -81,22 +103,30 @@ class RunFolder:
             fingerprint: a checksum of the data.
 
         Raises:
-            InputError: there is no run, or it has other settings, or the data has changed.
+            InputError: there is no run, or it has other settings, or another version of this
+                package made it, or the data has changed.
         """
-        stored = stored_settings(self.path, type(settings))
+        stored = flat(stored_settings(self.path, settings))
         changed = [
-            f"{field.name} is {old} there, not {new}"
-            for field in dataclasses.fields(settings)
-            if (old := getattr(stored, field.name)) != (new := getattr(settings, field.name))
+            f"{name} is {stored[name]} there, not {value}"
+            for name, value in flat(settings).items()
+            if stored[name] != value
         ]
         if changed:
             raise InputError(
                 f"the run in {self.path} has other settings: {'; '.join(changed)}; leave these "
                 "out to resume it, or start another run with another --out"
             )
-        if json.loads((self.path / _SETTINGS).read_text()).get("fingerprint") != fingerprint:
+        kept = json.loads((self.path / _SETTINGS).read_text())
+        if kept.get("version") != snrgate.__version__:
             raise InputError(
-                f"the picture has changed since the run in {self.path} began; "
+                f"the run in {self.path} was made by snrgate {kept.get('version')}, this is "
+                f"{snrgate.__version__}; resume it with that one, or start another run with "
+                "another --out"
+            )
+        if kept.get("fingerprint") != fingerprint:
+            raise InputError(
+                f"the data has changed since the run in {self.path} began; "
                 "start another run with another --out"
             )
 

@@ -1,0 +1,15 @@
+"""The paper's Algorithm 1 on Lorenz-63 with sensor noise 0.2.
+
+snrgate train chaos/algorithm_1
+"""
+
+from snrgate.tasks.chaos import Chaos
+from snrgate.training.optimizers import Gated
+from snrgate.training.train import Training
+
+CONFIG = Training(
+    Chaos(noise=0.2),
+    Gated(learning_rate=1e-3, noise="streaming", block="parameter"),
+    steps=3000,
+    batch_size=128,
+)

@@ -1,0 +1,12 @@
+"""The gated AdamW on digits with 40 % wrong labels.
+
+snrgate train digits/gated
+"""
+
+from snrgate.tasks.digits import Digits
+from snrgate.training.optimizers import Gated
+from snrgate.training.train import Training
+
+CONFIG = Training(
+    Digits(wrong=0.4), Gated(learning_rate=1e-3), steps=2000, batch_size=128, eval_every=50
+)

@@ -1,0 +1,17 @@
+"""AdamW on modular division, 25 % of the table.
+
+snrgate train division/adamw
+"""
+
+from snrgate.tasks.division import Division
+from snrgate.training.optimizers import AdamW
+from snrgate.training.train import Training
+
+CONFIG = Training(
+    Division(),
+    AdamW(learning_rate=1e-3, weight_decay=1.0, b2=0.98),
+    steps=3000,
+    batch_size=512,
+    eval_every=50,
+    until=0.95,
+)

@@ -1,0 +1,17 @@
+"""The gated AdamW on modular division, 25 % of the table.
+
+snrgate train division/gated
+"""
+
+from snrgate.tasks.division import Division
+from snrgate.training.optimizers import Gated
+from snrgate.training.train import Training
+
+CONFIG = Training(
+    Division(),
+    Gated(learning_rate=1e-3, weight_decay=1.0, b2=0.98),
+    steps=3000,
+    batch_size=512,
+    eval_every=50,
+    until=0.95,
+)

@@ -1,0 +1,15 @@
+"""AdamW on characters of Python's manual.
+
+snrgate train language/adamw
+"""
+
+from snrgate.tasks.language import Language
+from snrgate.training.optimizers import AdamW
+from snrgate.training.train import Training
+
+CONFIG = Training(
+    Language(),
+    AdamW(learning_rate=1e-3),
+    steps=1000,
+    batch_size=32,
+)

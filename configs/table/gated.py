@@ -1,0 +1,16 @@
+"""The gated AdamW on the diabetes table.
+
+snrgate train table/gated
+"""
+
+from snrgate.tasks.table import Table
+from snrgate.training.optimizers import Gated
+from snrgate.training.train import Training
+
+CONFIG = Training(
+    Table(),
+    Gated(learning_rate=1e-3),
+    steps=2000,
+    batch_size=64,
+    eval_every=20,
+)

@@ -1,0 +1,1 @@
+"""The study: does the gate help, against what, and where not."""

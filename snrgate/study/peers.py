@@ -1,0 +1,136 @@
+"""What else one could use: other optimizers, each a few lines of optax, tuned like the gate.
+
+They are here to be compared with, not to be imported.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from snrgate.annotations import Array, PyTree
+from snrgate.tasks.task import Task
+from snrgate.training.loop import Batches, mean_gradient
+from snrgate.training.optimizers import AdamW, Built
+
+__all__ = ["Cautious", "Grokfast", "Muon", "OrthoGrad", "RowNormLion", "Sam"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grokfast(AdamW):
+    """Grokfast-EMA: the slow part of the gradient amplified. Lee et al., arXiv 2405.20233."""
+
+    decay: float = 0.98
+    """Of the average that is the slow part."""
+    gain: float = 2.0
+    """How much of it is added."""
+
+    def build(self, task: Task) -> Built:
+        """AdamW on ``g + gain * ema(g)``."""
+        slow = optax.ema(self.decay, debias=False)
+
+        def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+            average, state = slow.update(updates, state, params)
+            return jax.tree.map(lambda g, h: g + self.gain * h, updates, average), state
+
+        amplify = optax.GradientTransformation(slow.init, update)
+        adamw = optax.adamw(self.rate(), self.b1, self.b2, weight_decay=self.weight_decay)
+        return Built(optax.chain(amplify, adamw), mean_gradient(task.groups))
+
+
+@dataclasses.dataclass(frozen=True)
+class OrthoGrad(AdamW):
+    """AdamW on the part of the gradient that is orthogonal to the weights. arXiv 2501.04697."""
+
+    def build(self, task: Task) -> Built:
+        """AdamW behind the projection, tensor by tensor, rescaled to the old length."""
+
+        def project(g: Array, w: Array) -> Array:
+            along = jnp.vdot(w, g) / (jnp.vdot(w, w) + 1e-30)
+            rest = g - along * w
+            return rest * jnp.linalg.norm(g) / (jnp.linalg.norm(rest) + 1e-30)
+
+        orthogonal = optax.stateless(lambda g, w: jax.tree.map(project, g, w))
+        adamw = optax.adamw(self.rate(), self.b1, self.b2, weight_decay=self.weight_decay)
+        return Built(optax.chain(orthogonal, adamw), mean_gradient(task.groups))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cautious(AdamW):
+    """AdamW where update and gradient agree in sign. Liang et al., arXiv 2411.16085."""
+
+    def build(self, task: Task) -> Built:
+        """AdamW behind the mask ``u * g > 0``, divided by its mean."""
+        adam = optax.scale_by_adam(self.b1, self.b2)
+
+        def mask(u: Array, g: Array) -> Array:
+            agree = (u * g > 0).astype(u.dtype)
+            return u * agree / jnp.maximum(jnp.mean(agree), 1e-3)
+
+        def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+            moved, state = adam.update(updates, state, params)
+            return jax.tree.map(mask, moved, updates), state
+
+        tx = optax.chain(
+            optax.GradientTransformation(adam.init, update),
+            optax.add_decayed_weights(self.weight_decay),
+            optax.scale_by_learning_rate(self.rate()),
+        )
+        return Built(tx, mean_gradient(task.groups))
+
+
+@dataclasses.dataclass(frozen=True)
+class Muon(AdamW):
+    """optax.contrib.muon: orthogonalised momentum for matrices, AdamW for the rest."""
+
+    def build(self, task: Task) -> Built:
+        """Muon."""
+        tx = optax.contrib.muon(self.rate(), weight_decay=self.weight_decay)
+        return Built(tx, mean_gradient(task.groups))
+
+
+@dataclasses.dataclass(frozen=True)
+class RowNormLion(AdamW):
+    """Lion with the rows of every inner matrix clipped to a norm after each step."""
+
+    max_norm: float = 2.0
+    """Of a row, the weights that feed one output unit."""
+
+    def build(self, task: Task) -> Built:
+        """Lion, then the clip, as an update that leads to the clipped row."""
+
+        def clip(path: Any, u: Array, w: Array) -> Array:
+            if w.ndim != 2 or "tokens" in str(path) or "positions" in str(path):
+                return u
+            new = w + u
+            norm = jnp.linalg.norm(new, axis=0, keepdims=True)
+            return new * jnp.minimum(1, self.max_norm / (norm + 1e-30)) - w
+
+        tx = optax.chain(
+            optax.lion(self.rate(), 0.9, 0.97, weight_decay=self.weight_decay),
+            optax.stateless(lambda u, w: jax.tree.map_with_path(clip, u, w)),
+        )
+        return Built(tx, mean_gradient(task.groups))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sam(AdamW):
+    """AdamW on the gradient at the worst place nearby: two gradients a step. arXiv 2010.01412."""
+
+    radius: float = 0.05
+    """How far away."""
+
+    def build(self, task: Task) -> Built:
+        """AdamW on sharpness-aware gradients."""
+        plain = mean_gradient(task.groups)
+
+        def gradients(params: PyTree, batches: Batches) -> tuple[Array, PyTree, dict[str, Any]]:
+            value, grads, extra = plain(params, batches)
+            scale = self.radius / (optax.tree.norm(grads) + 1e-30)
+            nearby = optax.tree.add_scale(params, scale, grads)
+            return value, plain(nearby, batches)[1], extra
+
+        tx = optax.adamw(self.rate(), self.b1, self.b2, weight_decay=self.weight_decay)
+        return Built(tx, gradients)

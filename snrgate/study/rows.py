@@ -1,0 +1,182 @@
+"""The rows of the study: a task, what is claimed for it, and how long it is trained."""
+
+import dataclasses
+
+from snrgate.study.controls import Control
+from snrgate.study.peers import Cautious, Grokfast, Muon, OrthoGrad, RowNormLion, Sam
+from snrgate.tasks.chaos import Chaos
+from snrgate.tasks.digits import Digits
+from snrgate.tasks.division import Division
+from snrgate.tasks.language import Language
+from snrgate.tasks.photo import Photo
+from snrgate.tasks.pinn import Pinn
+from snrgate.tasks.reasoning import Reasoning
+from snrgate.tasks.table import Table
+from snrgate.training.optimizers import AdamW, Gated
+from snrgate.training.train import Training
+
+__all__ = ["ABLATIONS", "PEERS", "ROWS", "Row"]
+
+PEERS: dict[str, type[AdamW]] = {
+    "cautious": Cautious,
+    "grokfast": Grokfast,
+    "lion-row-norm": RowNormLion,
+    "muon": Muon,
+    "orthograd": OrthoGrad,
+    "sam": Sam,
+}
+"""Other optimizers, by name; each is tuned over the same grid as AdamW."""
+
+ABLATIONS: dict[str, dict[str, object]] = {
+    "streaming": {"noise": "streaming"},
+    "instantaneous": {"noise": "instantaneous"},
+    "hard": {"gate": "hard"},
+    "snr": {"gate": "snr"},
+    "per-parameter": {"block": "parameter"},
+    "algorithm-1": {"noise": "streaming", "block": "parameter"},
+    "fresh-threshold": {"finite": False},
+    "gated-decay": {"gate_weight_decay": True},
+    "shuffled": {"kind": "shuffled"},
+    "mean": {"kind": "mean"},
+}
+"""The default with one thing changed, at its learning rate and weight decay; the last two are the
+controls (:class:`snrgate.study.controls.Control`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the study."""
+
+    title: str
+    """What is learned."""
+    kind: str
+    """"noisy" (the last step has to reach AdamW's best), "clean" (at most 1 % worse than AdamW's
+    last) or "grokking" (in no more steps)."""
+    base: Training
+    """Task, steps and batch; the optimizer is AdamW as one takes it without tuning."""
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    """Learning rates of the grid."""
+    decays: tuple[float, ...] = (0.0, 0.1, 1.0)
+    """Weight decays of the grid."""
+    peers: tuple[str, ...] = ()
+    """Which of :data:`PEERS`."""
+    ablations: tuple[str, ...] = ()
+    """Which of :data:`ABLATIONS`."""
+
+    def grid(self, name: str) -> dict[str, Training]:
+        """The runs among which a contender is tuned, by name.
+
+        Args:
+            name: "adamw", "gated" or a peer's.
+        """
+        kinds: dict[str, type[AdamW]] = {"adamw": AdamW, "gated": Gated, **PEERS}
+        return {
+            f"{name}-lr{rate:g}-wd{decay:g}": self._with(kinds[name], rate, decay)
+            for rate in self.rates
+            for decay in self.decays
+        }
+
+    def ablation(self, name: str, rate: float, decay: float) -> Training:
+        """The default with one thing changed.
+
+        Args:
+            name: of :data:`ABLATIONS`.
+            rate: the learning rate of the gated run.
+            decay: its weight decay.
+        """
+        changes = ABLATIONS[name]
+        kind = Control if "kind" in changes else Gated
+        return self._with(kind, rate, decay, **changes)
+
+    def _with(
+        self, optimizer: type[AdamW], rate: float, decay: float, **changes: object
+    ) -> Training:
+        plain = self.base.optimizer
+        settings = {"learning_rate": rate, "weight_decay": decay, "b1": plain.b1, "b2": plain.b2}
+        return dataclasses.replace(self.base, optimizer=optimizer(**settings, **changes))  # type: ignore[arg-type]
+
+
+def _division(title: str, task: Division, **changes: object) -> Row:
+    base = Training(task, AdamW(1e-3, 1.0, b2=0.98), steps=3000, batch_size=512, eval_every=50)
+    return Row(
+        title,
+        "grokking",
+        dataclasses.replace(base, **changes),  # type: ignore[arg-type]
+        rates=(3e-3, 1e-2, 2e-2),
+        decays=(0.3, 1.0, 3.0),
+        peers=("grokfast", "lion-row-norm", "muon", "orthograd"),
+    )
+
+
+def _digits(wrong: float, kind: str, **more: object) -> Row:
+    base = Training(Digits(wrong=wrong), AdamW(1e-3), steps=2000, batch_size=128, eval_every=50)
+    labels = f"{wrong:.0%} wrong labels" if wrong else "clean"
+    decays = (0.0, 0.3, 3.0)
+    return Row(f"digits, {labels}", kind, base, decays=decays, **more)  # type: ignore[arg-type]
+
+
+def _chaos(title: str, task: Chaos, **more: object) -> Row:
+    base = Training(task, AdamW(1e-3), steps=3000, batch_size=128)
+    return Row(title, "noisy", base, **more)  # type: ignore[arg-type]
+
+
+def _photo(title: str, task: Photo, **more: object) -> Row:
+    base = Training(task, AdamW(1e-3), steps=4000, batch_size=1024, eval_every=20)
+    return Row(title, "noisy", base, decays=(0.0, 0.1), **more)  # type: ignore[arg-type]
+
+
+def _pinn(title: str, task: Pinn) -> Row:
+    base = Training(task, AdamW(1e-3), steps=8000, batch_size=128)
+    return Row(title, "noisy", base, decays=(0.0,), ablations=("fresh-threshold", "streaming"))
+
+
+_ALL = tuple(ABLATIONS)
+ROWS: dict[str, Row] = {
+    "digits-40": _digits(0.4, "noisy", ablations=_ALL, peers=("sam", "cautious")),
+    "digits-20": _digits(0.2, "noisy"),
+    "digits-0": _digits(0.0, "clean", ablations=("streaming", "algorithm-1")),
+    "table": Row(
+        "diabetes table",
+        "noisy",
+        Training(Table(), AdamW(1e-3), steps=2000, batch_size=64, eval_every=20),
+        peers=("sam", "cautious"),
+        ablations=_ALL,
+    ),
+    "lorenz-10": _chaos("Lorenz-63, noise 0.1", Chaos(noise=0.1)),
+    "lorenz-20": _chaos("Lorenz-63, noise 0.2", Chaos(noise=0.2)),
+    "lorenz-40": _chaos("Lorenz-63, noise 0.4", Chaos(noise=0.4)),
+    "laser-0": _chaos("Santa Fe laser", Chaos("laser", noise=0.0)),
+    "laser-20": _chaos("Santa Fe laser, noise 0.2", Chaos("laser", noise=0.2)),
+    "advection": _pinn("advection, 256 noisy points", Pinn()),
+    "advection-64": _pinn(
+        "advection, 64 very noisy points",
+        Pinn(noise=1.0, measurements=64, initial_weight=100.0),
+    ),
+    "burgers": _pinn("Burgers, 64 noisy points", Pinn("burgers", measurements=64)),
+    "reasoning": Row(
+        "arithmetic in six steps",
+        "clean",
+        Training(Reasoning(), AdamW(1e-3), steps=800, batch_size=64, eval_every=50),
+        decays=(0.0,),
+        ablations=("streaming", "algorithm-1"),
+    ),
+    "language": Row(
+        "characters of a manual",
+        "clean",
+        Training(Language(), AdamW(1e-3), steps=1000, batch_size=32, eval_every=100),
+        rates=(1e-3, 3e-3),
+        decays=(0.0,),
+        ablations=("streaming", "algorithm-1"),
+    ),
+    "camera-10": _photo("camera, noise 0.1", Photo("camera", noise=0.1)),
+    "camera-20": _photo("camera, noise 0.2", Photo("camera"), ablations=("shuffled", "mean")),
+    "chelsea-20": _photo("chelsea, colour, noise 0.2", Photo("chelsea")),
+    "camera-poisson": _photo("camera, Poisson-Gaussian", Photo("camera", photons=20.0, noise=0.1)),
+    "camera-siren": _photo("camera, noise 0.2, SIREN", Photo("camera", network="siren")),
+    "division-25": _division("a / b mod 97, 25 %", Division(), until=0.95),
+    "division-50": _division("a / b mod 97, 50 %", Division(train_fraction=0.5), until=0.95),
+    "division-wrong": _division(
+        "a / b mod 97, 50 %, 30 % of them wrong", Division(train_fraction=0.5, wrong=0.3)
+    ),
+}
+"""By name; small ones first."""

@@ -1,0 +1,111 @@
+"""Optimizers as settings: what a config names and the trainer builds."""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import optax
+
+import snrgate
+from snrgate.tasks.task import Task
+from snrgate.training.loop import Gradients, exact_moments, mean_gradient
+
+__all__ = ["AdamW", "Built", "Gated", "Optimizer"]
+
+Gate = Literal["soft", "hard", "snr"]
+Block = Literal["unit", "parameter", "tensor"]
+Noise = Literal["exact", "streaming", "instantaneous"]
+
+
+class Built(NamedTuple):
+    """An optimizer, and the gradients that it wants."""
+
+    tx: optax.GradientTransformation
+    gradients: Gradients
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """What a run needs of an optimizer's settings, a frozen dataclass."""
+
+    def build(self, task: Task) -> Built:
+        """The optimizer for a task."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """optax's AdamW."""
+
+    learning_rate: float = 1e-3
+    """Of every step after the warm-up."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    b1: float = 0.9
+    """Decay of the momentum."""
+    b2: float = 0.999
+    """Decay of the second moment."""
+    learning_rate_warmup: int = 10
+    """First steps, in which the learning rate rises linearly."""
+
+    def rate(self) -> optax.Schedule:
+        """The learning rate by step."""
+        start = self.learning_rate / max(self.learning_rate_warmup, 1)
+        return optax.linear_schedule(start, self.learning_rate, self.learning_rate_warmup - 1)
+
+    def build(self, task: Task) -> Built:
+        """AdamW on the mean gradient."""
+        tx = optax.adamw(self.rate(), self.b1, self.b2, weight_decay=self.weight_decay)
+        return Built(tx, mean_gradient(task.groups))
+
+
+@dataclasses.dataclass(frozen=True)
+class Gated(AdamW):
+    """The gated AdamW. Its data set's size it is told by the task."""
+
+    gate: Gate = "soft"
+    """How the gate opens."""
+    block: Block = "unit"
+    """What shares one gate."""
+    noise: Noise = "exact"
+    """Where the gate has its noise from."""
+    noise_decay: float = 0.99
+    """Decay of the running noise."""
+    z: float = 1.0
+    """Threshold, in standard deviations of what pure noise does."""
+    gate_weight_decay: bool = False
+    """Whether the gate multiplies the weight decay too."""
+
+    finite: bool = True
+    """Whether the threshold is that of a finite data set, where the task has one."""
+
+    def gate_settings(self, task: Task) -> dict[str, Any]:
+        """The keywords of :func:`snrgate.snr_gate` for a task."""
+        sizes = self._sizes(task)
+        return {
+            "gate": self.gate,
+            "block": self.block,
+            "noise": self.noise,
+            "noise_decay": self.noise_decay,
+            "z": self.z,
+            # With several groups the sizes are in the moments.
+            "dataset_size": sizes[0] if len(sizes) == 1 else None,
+        }
+
+    def moments(self, task: Task) -> Gradients:
+        """The mean gradient of a task with its noise."""
+        return exact_moments(task.groups, self._sizes(task), self.block, self.b1)
+
+    def build(self, task: Task) -> Built:
+        """The gated AdamW on exact moments."""
+        tx = snrgate.adamw(
+            self.rate(),
+            self.b1,
+            self.b2,
+            weight_decay=self.weight_decay,
+            gate_weight_decay=self.gate_weight_decay,
+            **self.gate_settings(task),
+        )
+        return Built(tx, self.moments(task))
+
+    def _sizes(self, task: Task) -> list[int | None]:
+        return [group.dataset_size if self.finite else None for group in task.groups]

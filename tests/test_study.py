@@ -1,0 +1,326 @@
+"""Training, comparing and the study, at a smoke size; what they compute, against hand work."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from snrgate import cli
+from snrgate.errors import InputError
+from snrgate.study.controls import Control
+from snrgate.study.peers import Cautious, Grokfast, Muon, OrthoGrad, RowNormLion, Sam
+from snrgate.study.rows import ABLATIONS, PEERS, ROWS, Row
+from snrgate.study.run import Study, run, score
+from snrgate.study.tables import verdict
+from snrgate.tasks.task import Task, of_data
+from snrgate.training.configs import config_names, load_config, task_names
+from snrgate.training.optimizers import AdamW, Gated
+from snrgate.training.sweep import collect, measure
+from snrgate.training.train import Training, fit
+
+W = np.array([[0.5, -1.0], [2.0, 0.25]], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Fit y = W x, a task small enough to do by hand."""
+
+    noise: float = 0.0
+
+    def make(self, seed: int) -> Task:
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((32, 2)).astype(np.float32)
+        y = x @ W + self.noise * rng.standard_normal((32, 2)).astype(np.float32)
+
+        def loss(params, example):
+            return jnp.sum(jnp.square(example[0] @ params["w"] - example[1]))
+
+        def evaluate(params):
+            return {"error": jnp.mean(jnp.square(params["w"] - W))}
+
+        params = {"w": jnp.full((2, 2), 0.1)}
+        return Task(params, (of_data(loss, (x, y)),), evaluate, "error", higher_is_better=False)
+
+
+LINE = Training(Line(), AdamW(0.05), steps=40, batch_size=8, eval_every=10)
+
+
+def test_every_config_is_a_training_of_its_folder():
+    for task in task_names(Training):
+        names = config_names(task)
+        assert {"adamw", "gated"} <= set(names)
+        for name in names:
+            settings = load_config(task, name, Training)
+            assert type(settings.task).__module__ == f"snrgate.tasks.{task}"
+            assert isinstance(settings.optimizer, Gated) == (name != "adamw")
+
+
+def test_a_run_is_what_optax_makes_of_the_same_batches():
+    """The trainer against a loop written out."""
+    settings = dataclasses.replace(LINE, optimizer=AdamW(0.05, 0.1, learning_rate_warmup=4))
+    task = LINE.task.make(0)
+    (group,) = task.groups
+    tx = optax.adamw(lambda step: 0.05 * jnp.minimum((step + 1) / 4, 1), weight_decay=0.1)
+    params, state = task.params, tx.init(task.params)
+    losses = []
+    for step in range(40):
+        batch = group.sample(jax.random.fold_in(jax.random.key(0), step), 8)
+        loss, grads = jax.value_and_grad(
+            lambda p, b=batch: jnp.mean(jax.vmap(group.loss, (None, 0))(p, b))
+        )(params)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(float(loss))
+    *_, (last, row) = fit(settings, task)
+    np.testing.assert_allclose(last.params["w"], params["w"], rtol=1e-5)
+    assert row["loss"] == pytest.approx(np.mean(losses[30:]), rel=1e-5)
+    assert row["error"] == pytest.approx(float(np.mean((params["w"] - W) ** 2)), rel=1e-4)
+
+
+def test_two_groups_train_on_the_sum_of_their_means():
+    task = LINE.task.make(0)
+    double = task._replace(groups=task.groups * 2)
+    for optimizer in (AdamW(0.05), Gated(0.05)):
+        tx, gradients = optimizer.build(double)
+        batches = tuple(g.sample(jax.random.key(1), 8) for g in double.groups)
+        value, grads, _ = gradients(task.params, batches)
+        expected_value, expected = jax.value_and_grad(
+            lambda p, b=batches: sum(
+                jnp.mean(jax.vmap(g.loss, (None, 0))(p, x))
+                for g, x in zip(double.groups, b, strict=True)
+            )
+        )(task.params)
+        assert value == pytest.approx(float(expected_value), rel=1e-5)
+        np.testing.assert_allclose(grads["w"], expected["w"], rtol=1e-4)
+        tx.init(task.params)
+
+
+def test_a_run_stops_where_it_was_to():
+    settings = dataclasses.replace(LINE, until=0.3, steps=400)
+    rows = [row for _, row in fit(settings, settings.task.make(0))]
+    assert rows[-1]["error"] <= 0.3
+    assert all(row["error"] > 0.3 for row in rows[:-1])
+
+
+def test_a_run_that_diverges_is_counted():
+    result = measure(dataclasses.replace(LINE, optimizer=AdamW(1e30), steps=40))
+    assert result["diverged"]
+    assert result["last"]["error"] == math.inf
+    json.dumps(result)
+
+
+@pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)
+def test_a_peer_learns_a_line(peer):
+    settings = dataclasses.replace(LINE, optimizer=peer(0.05), steps=400)
+    begin = float(np.mean((0.1 - W) ** 2))
+    assert measure(settings)["best"]["error"] < 0.1 * begin
+
+
+def first_update(optimizer, grads, params):
+    """The first update of a peer, per learning rate."""
+    task = LINE.task.make(0)._replace(params=params)
+    tx = optimizer.build(task).tx
+    return tx.update(grads, tx.init(params), params)[0]
+
+
+PARAMS = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]])}
+GRADS = {"w": jnp.array([[0.3, 0.1], [-0.2, 0.4]])}
+
+
+def test_grokfast_adds_the_slow_gradient():
+    one = first_update(Grokfast(1.0, learning_rate_warmup=0, decay=0.5, gain=2.0), GRADS, PARAMS)
+    # g + 2 * 0.5 g = 2 g, and Adam's first step does not see a scale.
+    np.testing.assert_allclose(one["w"], -np.sign(GRADS["w"]), rtol=1e-5)
+    task = LINE.task.make(0)
+    tx = Grokfast(1.0, decay=0.5, gain=2.0).build(task).tx
+    state = tx.init(PARAMS)
+    _, state = tx.update(GRADS, state, PARAMS)
+    _, state = tx.update(jax.tree.map(jnp.zeros_like, GRADS), state, PARAMS)
+    mu = optax.tree.get(state, "mu")["w"]
+    # Gradients 2 g and 2 * 0.25 g, averaged by Adam.
+    np.testing.assert_allclose(mu, (0.9 * 0.1 * 2 + 0.1 * 0.5) * GRADS["w"], rtol=1e-5)
+
+
+def test_orthograd_leaves_what_is_orthogonal_to_the_weights():
+    task = LINE.task.make(0)
+    tx = OrthoGrad(1.0).build(task).tx
+    _, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+    mu = optax.tree.get(state, "mu")["w"]
+    assert jnp.vdot(mu, PARAMS["w"]) == pytest.approx(0, abs=1e-6)
+    assert jnp.linalg.norm(mu) == pytest.approx(0.1 * float(jnp.linalg.norm(GRADS["w"])), rel=1e-5)
+
+
+def test_cautious_keeps_what_agrees():
+    task = LINE.task.make(0)
+    tx = Cautious(1.0, learning_rate_warmup=0).build(task).tx
+    state = tx.init(PARAMS)
+    _, state = tx.update(GRADS, state, PARAMS)
+    opposite = {"w": GRADS["w"] * jnp.array([[1.0, -0.01], [1.0, 1.0]])}
+    updates, _ = tx.update(opposite, state, PARAMS)
+    # One of four entries now points against its momentum; the others are scaled by 4 / 3.
+    assert updates["w"][0, 1] == 0
+    assert np.all(np.asarray(updates["w"])[[0, 1, 1], [0, 0, 1]] != 0)
+
+
+def test_row_norm_clips_units():
+    updates = first_update(RowNormLion(0.0, max_norm=2.0), GRADS, PARAMS)
+    after = PARAMS["w"] + updates["w"]
+    norms = np.linalg.norm(PARAMS["w"], axis=0)
+    np.testing.assert_allclose(np.linalg.norm(after, axis=0), np.minimum(norms, 2.0), rtol=1e-5)
+
+
+def test_sam_takes_the_gradient_at_the_worst_place_nearby():
+    task = LINE.task.make(0)
+    batches = tuple(g.sample(jax.random.key(1), 8) for g in task.groups)
+    _, got, _ = Sam(radius=0.1).build(task).gradients(task.params, batches)
+    _, here, _ = AdamW().build(task).gradients(task.params, batches)
+    step = 0.1 * here["w"] / jnp.linalg.norm(here["w"])
+    _, there, _ = AdamW().build(task).gradients({"w": task.params["w"] + step}, batches)
+    np.testing.assert_allclose(got["w"], there["w"], rtol=1e-4)
+
+
+def test_muon_orthogonalises():
+    gradient = {"w": jnp.array([[1.0, 0.0], [0.0, 0.1]])}
+    updates = first_update(Muon(1.0, learning_rate_warmup=0), gradient, PARAMS)
+    singular = np.linalg.svd(updates["w"], compute_uv=False)
+    assert singular.max() / singular.min() < 2  # those of the gradient: 10
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "mean"])
+def test_a_control_has_the_gates_in_other_places(kind):
+    task = Line(noise=3.0).make(0)
+    gated, control = Gated(1.0, learning_rate_warmup=0), Control(1.0, learning_rate_warmup=0)
+    control = dataclasses.replace(control, kind=kind)
+    updates = {}
+    for name, optimizer in {"gated": gated, "control": control, "adam": AdamW(1.0)}.items():
+        if name == "adam":
+            optimizer = dataclasses.replace(optimizer, learning_rate_warmup=0)
+        tx, gradients = optimizer.build(task)
+        _, grads, extra = gradients(task.params, (task.groups[0].sample(jax.random.key(5), 4),))
+        tx = optax.with_extra_args_support(tx)
+        updates[name] = tx.update(grads, tx.init(task.params), task.params, **extra)[0]["w"]
+    gates = np.asarray(updates["gated"] / updates["adam"])
+    moved = np.asarray(updates["control"] / updates["adam"])
+    assert 0 < gates.mean() < 1
+    if kind == "mean":
+        np.testing.assert_allclose(moved, gates.mean(), rtol=1e-4)
+    else:
+        np.testing.assert_allclose(np.sort(moved.ravel()), np.sort(gates.ravel()), rtol=1e-4)
+
+
+def test_ablations_change_one_thing():
+    row = ROWS["digits-40"]
+    default = row.grid("gated")["gated-lr0.001-wd0"].optimizer
+    for name, changes in ABLATIONS.items():
+        other = row.ablation(name, 1e-3, 0.0).optimizer
+        for field in dataclasses.fields(default):
+            expected = changes.get(field.name, getattr(default, field.name))
+            assert getattr(other, field.name) == expected
+
+
+def result(metric=1.0, step=10, *, up=True, until=None, best=None):
+    last = {"step": step, "m": metric}
+    return {
+        "metric": "m",
+        "higher_is_better": up,
+        "last": last,
+        "best": {"step": step, "m": metric if best is None else best},
+        "settings": {"until": until},
+        "diverged": False,
+    }
+
+
+def test_scores_order_results():
+    assert score(result(2.0)) > score(result(1.0))
+    assert score(result(2.0, up=False)) < score(result(1.0, up=False))
+    fast, slow = result(0.96, 50, until=0.95), result(0.99, 60, until=0.95)
+    assert score(fast) > score(slow) > score(result(0.94, 20, until=0.95))
+
+
+def test_verdicts_by_hand():
+    row = dataclasses.replace(ROWS["digits-40"], kind="noisy")
+    adamw = {0: result(0.7, best=0.9), 1: result(0.6, best=0.8), 2: result(0.8, best=1.0)}
+
+    def said(kind, gated):
+        changed = dataclasses.replace(row, kind=kind)
+        return verdict(changed, {"adamw": adamw, "gated": {0: gated}}).split(":")[0]
+
+    assert said("noisy", result(0.9)) == "Reached"
+    assert said("noisy", result(0.89)) == "Not reached"
+    assert said("clean", result(0.694)) == "Reached"
+    assert said("clean", result(0.692)) == "Not reached"
+
+
+def test_what_is_there_is_not_run_again(tmp_path):
+    said = []
+    collect({"a": LINE}, tmp_path, said.append)
+    again = collect({"a": LINE}, tmp_path, said.append)
+    assert len(said) == 1
+    assert again["a"]["settings"]["optimizer.learning_rate"] == 0.05
+    collect({"a": dataclasses.replace(LINE, seed=1)}, tmp_path, said.append)
+    assert len(said) == 2
+
+
+def test_a_smoke_sized_study(tmp_path, capsys, monkeypatch):
+    row = Row("a line", "noisy", LINE, (0.05,), (0.0, 0.1), peers=("sam",), ablations=("hard",))
+    monkeypatch.setitem(ROWS, "line", row)
+    study = Study(rows=("line",), tuning_seeds=(100,), seeds=(0, 1), steps=4, out=tmp_path)
+    run(study)
+    page = (tmp_path / "line" / "README.md").read_text()
+    for name in ("adamw-untuned", "adamw", "adamw-oracle", "gated", "sam", "hard"):
+        assert f"| {name} |" in page
+    assert (tmp_path / "line" / "curves.png").stat().st_size > 10_000
+    assert "[line](line/README.md)" in (tmp_path / "README.md").read_text()
+    assert len(list(tmp_path.glob("line/tuning/*.json"))) == 6
+    assert len(list(tmp_path.glob("line/runs/*.json"))) == 12
+    capsys.readouterr()
+    run(study)
+    assert "seed" not in capsys.readouterr().out  # nothing was left to do
+    with pytest.raises(InputError, match="there is no row lime"):
+        run(dataclasses.replace(study, rows=("lime",)))
+
+
+def test_train_and_resume_on_the_command_line(tmp_path, capsys):
+    out = tmp_path / "run"
+    args = ["train", "table/gated", "--out", str(out), "--steps", "40", "--seed", "3"]
+    assert cli.main(args) == 0
+    assert "error" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [20, 40]
+    assert cli.main(["train", "table/gated", "--out", str(out), "--resume"]) == 0
+    assert cli.main([*args, "--resume", "--task.width", "9"]) == 2
+    assert "task.width is 64 there, not 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["train"], "name a task"),
+        (["train", "tabel/gated"], "there is no task tabel"),
+        (["train", "table/gatde"], "there is no config gatde"),
+        (["compare", "tabel"], "there is no task tabel"),
+        (["study", "--rows", "tabel"], "there is no row tabel"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(args, said, capsys):
+    assert cli.main(args) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_compare_on_the_command_line(tmp_path, capsys):
+    out = tmp_path / "side by side"
+    assert cli.main(["compare", "table", "--steps", "20", "--out", str(out)]) == 0
+    assert "| gated |" in capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == {
+        "README.md",
+        "curves.png",
+        "adamw-0.json",
+        "gated-0.json",
+    }
