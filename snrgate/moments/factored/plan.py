@@ -1,9 +1,11 @@
 """Which rule computes the moments of which parameter.
 
-The choice is by a count of floating-point operations an example. Elementwise work is bound by
-memory: ``running`` passes over the mean and the squares for every example, and pays :data:`PASS`
-operations for every number there and :data:`STEP` for every turn of its loop. Both were fitted to
-the measured crossover on a CPU, between 4 and 8 uses.
+The choice is by a count of floating-point operations an example, in units of those of one large
+matrix product. Many small products cost :data:`BATCHED` times as much, elementwise ones
+:data:`ELEMENTWISE` times; ``running`` passes over the mean and the squares for every example, and
+pays :data:`PASS` operations for every number there. A turn of a loop costs :data:`STEP`. All were
+fitted to times on a CPU. For large matrices ``centred`` overtakes ``pairwise`` at 4 uses and
+``running`` overtakes it at 16.
 """
 
 import math
@@ -17,12 +19,13 @@ from snrgate.moments.factored.coupling import refuse_coupled
 from snrgate.moments.factored.layout import LEFT, RIGHT
 from snrgate.moments.factored.trace import Atom, Program, Variable, dependent, flatten
 
-__all__ = ["AT_ONCE", "MOST_PAIRED", "PASS", "STEP", "ParameterPlan", "Plan", "make_plan"]
+__all__ = ["AT_ONCE", "ParameterPlan", "Plan", "make_plan"]
 
-PASS = 32
-STEP = 20_000
+BATCHED = 2
+ELEMENTWISE = 2
+PASS = 64
+STEP = 400_000
 AT_ONCE = 2**20  # numbers, a few megabytes
-MOST_PAIRED = 8  # every pair is its own code: compile time
 
 
 class ParameterPlan(NamedTuple):
@@ -174,15 +177,26 @@ def _single(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
     return 2 * left.kept * right.kept + 2 * (left.size + right.size)
 
 
-def _pairwise(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
-    pairs = uses * (uses + 1) // 2
-    if uses > MOST_PAIRED:
+def _gram(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
+    if min(left.kept, right.kept) > 1:
         return math.inf
+    return BATCHED * 2 * uses**2 * (left.size + right.size)
+
+
+def _pairwise(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
+    if min(left.kept, right.kept) == 1:
+        return math.inf  # a number an example and pair: no matrix product
+    pairs = uses * (uses + 1) // 2
     return pairs * (2 * left.kept * right.kept + 4 * (left.size + right.size))
 
 
+def _centred(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
+    elementwise = ELEMENTWISE * 2 * uses * left.size * right.size
+    return elementwise + STEP * min(uses, rules.TERMS) / rules.TERMS
+
+
 def _running(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
-    return PASS * left.size * right.size + STEP
+    return PASS * left.size * right.size + STEP / rules.UNROLLED
 
 
 def _whole(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
@@ -192,5 +206,12 @@ def _whole(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
     return 4 * left.size * right.size
 
 
-COSTS = {"single": _single, "pairwise": _pairwise, "running": _running, "whole": _whole}
+COSTS = {
+    "single": _single,
+    "gram": _gram,
+    "pairwise": _pairwise,
+    "centred": _centred,
+    "running": _running,
+    "whole": _whole,
+}
 """Operations an example and group, beyond the product that the mean itself needs."""
