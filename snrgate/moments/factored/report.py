@@ -43,7 +43,8 @@ def explain_moments(
         and "running" are products of factors, "lookup" rows of a table, "whole" the gradient
         itself, with the number of examples taken at a time, "none" no gradient); how many products
         or rows one example adds up; FLOPs of the plain gradient of one example, what the second
-        moment adds to them, and the bytes an example that it adds to the memory of a plain gradient.
+        moment adds to them, and the bytes an example that it adds to the memory of a plain
+        gradient.
 
     Example:
         >>> import jax.numpy as jnp
