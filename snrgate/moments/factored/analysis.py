@@ -131,8 +131,7 @@ class Analysis:
         if atom not in self._known:
             made = self._maker.get(atom)
             step = _STEPS.get(made.name) if made is not None else None
-            # From 0.12 on JAX describes a scan otherwise; there its gradients are taken whole.
-            if made is not None and made.name == "scan" and "num_carry" in made.params:
+            if made is not None and made.name == "scan":
                 self._known[atom] = self._scan(made, atom)
             else:
                 self._known[atom] = step(self, made) if step is not None else None
