@@ -35,8 +35,8 @@ class ParameterPlan(NamedTuple):
         shape: of the parameter.
         dtype: of the parameter.
         pool: the axes over which its squared differences are summed.
-        rule: a name of :data:`COSTS`, "lookup" where there are no products, or "none" where no
-            example has a gradient of its own.
+        rule: a name of :data:`COSTS`, "one_pass" on request, "lookup" where there are no products,
+            or "none" where no example has a gradient of its own.
         products: the products in the gradient.
         lookups: the rows of a table in the gradient.
         tail: the end of the backward pass, for the rule "whole".
@@ -84,7 +84,9 @@ class Plan(NamedTuple):
     parameters: tuple[ParameterPlan, ...]
 
 
-def make_plan(jaxpr: Any, count: int, pools: tuple[tuple[int, ...], ...]) -> Plan:
+def make_plan(
+    jaxpr: Any, count: int, pools: tuple[tuple[int, ...], ...], *, one_pass: bool = False
+) -> Plan:
     """Plan the moments of the gradients of a jaxpr of ``value_and_grad``.
 
     Args:
@@ -92,6 +94,7 @@ def make_plan(jaxpr: Any, count: int, pools: tuple[tuple[int, ...], ...]) -> Pla
             last outputs the gradients.
         count: number of leaves of the example.
         pools: for every parameter the axes to pool.
+        one_pass: whether to choose the rule of that name where a matrix is not pooled.
 
     Raises:
         ValueError: the examples are coupled; see :func:`refuse_coupled`.
@@ -105,7 +108,7 @@ def make_plan(jaxpr: Any, count: int, pools: tuple[tuple[int, ...], ...]) -> Pla
     terms = [analysis.gradient_terms(g) for g in gradients]
     program = analysis.rewritten()
     plans = (
-        _plan(program, varying, g, t, pool)
+        _plan(program, varying, g, t, pool, one_pass)
         for g, t, pool in zip(gradients, terms, pools, strict=True)
     )
     return Plan(program, varying, tuple(plans))
@@ -117,6 +120,7 @@ def _plan(
     gradient: Atom,
     terms: list[Term],
     pool: tuple[int, ...],
+    one_pass: bool,
 ) -> ParameterPlan:
     shape = gradient.aval.shape
     products = tuple(t for t in terms if isinstance(t, Product))
@@ -126,6 +130,9 @@ def _plan(
     if products:
         rule = _cheapest(products, pool, shape)
         at_once = _products_at_once(products)
+        left, right = (_axes(products[0], owner, pool, shape) for owner in (LEFT, RIGHT))
+        if one_pass and min(left.kept, right.kept) > 1:
+            rule = "one_pass"
     if rule == "whole" or any(isinstance(t, Whole) for t in terms):
         products, lookups, shared, rule = (), (), (), "whole"
         tail = cut.tail(program, varying, gradient)

@@ -124,7 +124,7 @@ def _mean(products: Sequence[Factors], counts: Counts) -> Float[Array, "m n"]:
     return counts.mean(sum(totals, start=first))
 
 
-def _difference(
+def difference(
     squares: Float[Array, "k l"],
     mean: Float[Array, "m n"],
     counts: Counts,
@@ -132,11 +132,11 @@ def _difference(
     right: Axes,
 ) -> Float[Array, "k l"]:
     """``Q - n mean**2``, pooled; never negative."""
-    of_mean = _pool_both(jnp.square(mean), left, right) * counts.total.astype(mean.dtype)
+    of_mean = pool_both(jnp.square(mean), left, right) * counts.total.astype(mean.dtype)
     return jnp.maximum(squares - of_mean, 0)
 
 
-def _pool_both(x: Float[Array, "m n"], left: Axes, right: Axes) -> Float[Array, "k l"]:
+def pool_both(x: Float[Array, "m n"], left: Axes, right: Axes) -> Float[Array, "k l"]:
     return left.reduce(right.reduce(x).T).T
 
 
@@ -151,7 +151,7 @@ def single(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes)
     x_sq = left.reduce(jnp.square(_wide(x[:, 0])))
     d_sq = right.reduce(jnp.square(_wide(d[:, 0])))
     squares = _flat_product(x_sq, counts.weighted(d_sq))
-    return mean, _difference(squares, mean, counts, left, right)
+    return mean, difference(squares, mean, counts, left, right)
 
 
 def gram(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -> Moment:
@@ -169,7 +169,7 @@ def gram(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -
         crossed = jnp.einsum("brs,bsn->brn", of_uses, d_other, preferred_element_type=dtype)
         squares = squares + times * jnp.sum(counts.weighted(crossed * d), axis=(0, 1))
     squares = right.reduce(squares[None]) if left.kept == 1 else left.reduce(squares[None]).T
-    return mean, _difference(squares, mean, counts, left, right)
+    return mean, difference(squares, mean, counts, left, right)
 
 
 def pairwise(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -> Moment:
@@ -180,7 +180,7 @@ def pairwise(products: Sequence[Factors], counts: Counts, left: Axes, right: Axe
         times * _flat_product(left.reduce(x * x_other), counts.weighted(right.reduce(d * d_other)))
         for x, d, x_other, d_other, times in _pairs(uses)
     )
-    return mean, _difference(squares, mean, counts, left, right)
+    return mean, difference(squares, mean, counts, left, right)
 
 
 def _pairs(products: Sequence[tuple[Array, Array]]) -> Iterator[tuple[Any, ...]]:
@@ -217,7 +217,7 @@ def centred(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes
                 for r in range(x.shape[1])
             )
             square = jnp.square(sum(outer, start=-mean))
-            squares = squares + _pool_both(
+            squares = squares + pool_both(
                 square if w is None else square * w[i].astype(square.dtype), left, right
             )
         return squares, None
@@ -251,7 +251,7 @@ def running(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes
             difference = g - mean
             mean = mean + difference * (w / jnp.where(seen > 0, seen, 1))
             change = difference * (g - mean) * w
-            squares = squares + _pool_both(change, left, right)
+            squares = squares + pool_both(change, left, right)
         return (seen, mean, squares), None
 
     first = jax.tree.map(lambda v: v[0], steps)

@@ -9,7 +9,7 @@ import numpy as np
 
 from snrgate.annotations import Array, Float, PyTree
 from snrgate.block import Block, block_axes, pooled_shape
-from snrgate.moments.factored import rules
+from snrgate.moments.factored import pallas, rules
 from snrgate.moments.factored.analysis import Factor
 from snrgate.moments.factored.layout import GROUP
 from snrgate.moments.factored.lookups import lookup
@@ -28,6 +28,7 @@ RULES: dict[str, rules.Rule] = {
     "pairwise": rules.pairwise,
     "centred": rules.centred,
     "running": rules.running,
+    "one_pass": pallas.one_pass,
 }
 
 GroupedFactors = tuple[Float[Array, "b g _ m"], Float[Array, "b g _ n"]]
@@ -41,6 +42,7 @@ def factored_moments(
     *,
     block: Block,
     has_aux: bool,
+    one_pass: bool = False,
 ) -> tuple[Float[Array, ""], Any, Moments]:
     """Mean loss, per-example auxiliary output and moments from the factors of the gradients.
 
@@ -51,6 +53,7 @@ def factored_moments(
         weights: how often each example counts, ``(b,)``.
         block: over which block to sum the squared differences.
         has_aux: whether ``loss_fn`` returns an auxiliary output.
+        one_pass: whether matrices that are not pooled go through the kernel of that name.
 
     Returns:
         ``(loss, aux, moments)``; ``aux`` has a leading example axis, and is ``None`` without.
@@ -61,7 +64,7 @@ def factored_moments(
         return vmap_moments(loss_fn, params, batch, weights, block=block, has_aux=has_aux)
     closed, out_tree = trace(loss_fn, params, batch, has_aux)
     examples = jax.tree.leaves(batch)
-    plan = make_plan(closed.jaxpr, len(examples), _pools(params, block))
+    plan = make_plan(closed.jaxpr, len(examples), _pools(params, block), one_pass=one_pass)
     read = _backward(plan, [*closed.consts, *leaves], examples)
     ones = not isinstance(weights, jax.core.Tracer) and np.all(np.asarray(weights) == 1)
 
