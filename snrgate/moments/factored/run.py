@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
 from snrgate.annotations import Array, Float, PyTree
 from snrgate.block import Block, block_axes, pooled_shape
@@ -68,7 +69,11 @@ def factored_moments(
     read = _backward(plan, [*closed.consts, *leaves], examples)
     ones = not isinstance(weights, jax.core.Tracer) and np.all(np.asarray(weights) == 1)
 
-    pairs = [_moments(p, read, weights, bool(ones)) for p in plan.parameters]
+    def tails(values: list[Array], weights: Array) -> list[tuple[Array, Array]]:
+        inside = read.instead(values)
+        return [_moments(p, inside, weights, bool(ones)) for p in plan.parameters]
+
+    pairs = _laid_out_by_the_compiler(tails, plan, leaves)(read.values, weights)
     means, squares = (jax.tree.unflatten(treedef, part) for part in zip(*pairs, strict=True))
     values = [read.batched(atom) for atom in plan.program.outputs[: -len(leaves)]]
     losses, aux = values[0], None
@@ -86,11 +91,39 @@ def _pools(params: PyTree, block: Block) -> tuple[tuple[int, ...], ...]:
     )
 
 
+def _laid_out_by_the_compiler(
+    tails: Callable[..., Any], plan: Plan, leaves: list[Any]
+) -> Callable[..., Any]:
+    """Over explicit mesh axes JAX wants to be told the sharding of every product: here it is not.
+
+    Means come out sharded as the parameters are, and sums of squares except where they are pooled.
+    """
+    explicit = jax.sharding.get_abstract_mesh().explicit_axes
+    if not explicit:
+        return tails
+    specs = [
+        (spec, P(*(None if i in p.pool else name for i, name in enumerate(spec))))
+        for p, spec in zip(
+            plan.parameters, (jax.typeof(x).sharding.spec for x in leaves), strict=True
+        )
+    ]
+    return jax.sharding.auto_axes(tails, axes=explicit, out_sharding=specs)
+
+
 class _Values:
     """What the backward pass left: values of examples, and values that all of them share."""
 
     def __init__(self, values: dict[Any, Any], varying: set[Any], size: int):
         self._values, self._varying, self._size = values, varying, size
+
+    @property
+    def values(self) -> list[Array]:
+        """All of them, in one order."""
+        return list(self._values.values())
+
+    def instead(self, values: list[Array]) -> "_Values":
+        """The same with other :attr:`values`."""
+        return _Values(dict(zip(self._values, values, strict=True)), self._varying, self._size)
 
     def shared(self, atom: Atom) -> Array:
         """The value that all examples have."""
