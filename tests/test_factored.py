@@ -387,3 +387,23 @@ def test_a_jitted_step_traces_the_loss_once_and_not_again():
     for _ in range(3):
         grad_fn(*args)
     assert len(traced) == 1
+
+
+def test_many_uses_compile_as_few_operations():
+    """Every pair of uses as its own code would take minutes to compile."""
+
+    def loss(params, example, times):
+        for _ in range(times):
+            example = jnp.tanh(example @ params["w"])
+        return jnp.sum(example)
+
+    def equations(times, block):
+        grad_fn = snrgate.value_and_moments(
+            lambda p, e: loss(p, e, times), method="factored", block=block
+        )
+        args = cast((draw(3, {"w": (4, 4)}), draw(4, (BATCH, 4))), jnp.float32)
+        return len(jax.make_jaxpr(grad_fn)(*args).eqns)
+
+    for block in ("parameter", "unit"):
+        few, more, many = (equations(times, block) for times in (10, 20, 30))
+        assert many - more == more - few

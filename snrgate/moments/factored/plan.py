@@ -26,6 +26,7 @@ ELEMENTWISE = 2
 PASS = 64
 STEP = 400_000
 AT_ONCE = 2**20  # numbers, a few megabytes
+MOST_PAIRED = 6  # every pair is its own code: compile time
 
 
 class ParameterPlan(NamedTuple):
@@ -191,8 +192,8 @@ def _gram(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
 
 
 def _pairwise(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
-    if min(left.kept, right.kept) == 1:
-        return math.inf  # a number an example and pair: no matrix product
+    if uses > MOST_PAIRED or min(left.kept, right.kept) == 1:
+        return math.inf  # a number an example and pair is no matrix product
     pairs = uses * (uses + 1) // 2
     return pairs * (2 * left.kept * right.kept + 4 * (left.size + right.size))
 

@@ -98,6 +98,9 @@ Moment = tuple[Float[Array, "m n"], Float[Array, "k l"]]
 TERMS = 16
 """Outer products in a step of :func:`centred`; with fewer the compiler does not vectorise them."""
 
+MOST_PRODUCTS = 3
+"""So many are kept apart by :func:`gram`, to save a copy; every pair of them is its own code."""
+
 UNROLLED = 4
 """Examples in a step of :func:`running`."""
 
@@ -160,6 +163,8 @@ def gram(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -
     :math:`Q_n = \sum_b w_b \sum_{r, s} (x_{br} \cdot x_{bs})\, d_{brn} d_{bsn}`.
     """
     mean = _mean(products, counts)
+    if len(products) > MOST_PRODUCTS:
+        products = [side_by_side(products)]
     if left.kept > 1:
         products = [(d, x) for x, d in products]
     dtype = accumulator_dtype(jnp.result_type(*products[0]))
@@ -248,9 +253,9 @@ def running(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes
             x_i, d_i, w = (v[i] for v in step)
             g = _flat_product(x_i, d_i)
             seen = seen + w
-            difference = g - mean
-            mean = mean + difference * (w / jnp.where(seen > 0, seen, 1))
-            change = difference * (g - mean) * w
+            before = g - mean
+            mean = mean + before * (w / jnp.where(seen > 0, seen, 1))
+            change = before * (g - mean) * w
             squares = squares + pool_both(change, left, right)
         return (seen, mean, squares), None
 

@@ -69,7 +69,7 @@ def factored_moments(
     read = _backward(plan, [*closed.consts, *leaves], examples)
     ones = not isinstance(weights, jax.core.Tracer) and np.all(np.asarray(weights) == 1)
 
-    def tails(values: list[Array], weights: Array) -> list[tuple[Array, Array]]:
+    def tails(values: list[Any], weights: Array) -> list[tuple[Array, Array]]:
         inside = read.instead(values)
         return [_moments(p, inside, weights, bool(ones)) for p in plan.parameters]
 
@@ -117,11 +117,11 @@ class _Values:
         self._values, self._varying, self._size = values, varying, size
 
     @property
-    def values(self) -> list[Array]:
+    def values(self) -> list[Any]:
         """All of them, in one order."""
         return list(self._values.values())
 
-    def instead(self, values: list[Array]) -> "_Values":
+    def instead(self, values: list[Any]) -> "_Values":
         """The same with other :attr:`values`."""
         return _Values(dict(zip(self._values, values, strict=True)), self._varying, self._size)
 
