@@ -4,6 +4,7 @@ Each is left out, with a line that says so, where it is not installed (``pip ins
 snrgate[peers]``).
 """
 
+import functools
 import importlib.util
 import itertools
 import time
@@ -17,6 +18,7 @@ import numpy as np
 __all__ = ["backpack_times", "jax_privacy_moments"]
 
 
+@functools.cache
 def _installed(name: str) -> bool:
     found = importlib.util.find_spec(name) is not None
     if not found:
