@@ -21,6 +21,7 @@ import numpy as np
 import optax
 import tyro
 from optax.experimental import aggregating
+from peers import backpack_times, jax_privacy_moments
 from workloads import WORKLOADS, Workload
 
 import snrgate
@@ -92,6 +93,20 @@ def _aggregating(loss: Callable[..., Any]) -> tuple[optax.GradientTransformation
     return tx, step
 
 
+def _jax_privacy(tx: optax.GradientTransformation, sums: Callable[..., Any]) -> Step:
+    def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
+        size = jax.tree.leaves(batch)[0].shape[0]
+        total, squares = sums(params, batch)
+        mean = jax.tree.map(lambda s: s / size, total)
+        spread = jax.tree.map(lambda q, m: q - size * m**2, squares, mean)
+        updates, state = tx.update(
+            mean, state, params, sum_sq_diff_grads=spread, sample_size=jnp.asarray(float(size))
+        )
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
 def variants(work: Workload, microbatch: int) -> dict[str, tuple[Any, Step]]:
     """Every way of making a step: the optimizer and the step."""
     plain = optax.adamw(1e-3)
@@ -104,6 +119,10 @@ def variants(work: Workload, microbatch: int) -> dict[str, tuple[Any, Step]]:
 
     mean = work.batched_loss or mapped
     micro = {"method": "vmap", "microbatch_size": microbatch}
+    by_jax_privacy = jax_privacy_moments(work.loss)
+    peers = {}
+    if by_jax_privacy is not None:
+        peers["gated, exact by jax_privacy"] = (single, _jax_privacy(single, by_jax_privacy))
     return {
         PLAIN: (plain, _plain(plain, mean)),
         "AdamW, the transform without second moments": (plain, _mean_only(plain, work.loss)),
@@ -113,6 +132,7 @@ def variants(work: Workload, microbatch: int) -> dict[str, tuple[Any, Step]]:
         "gated, exact by vmap": (single, _exact(single, work.loss, method="vmap")),
         "gated, exact by vmap, microbatched": (single, _exact(single, work.loss, **micro)),
         "gated, exact by optax aggregating": _aggregating(work.loss),
+        **peers,
     }
 
 
@@ -148,12 +168,44 @@ def measure(work: Workload, calls: dict[str, tuple[Any, Step]], seconds: float) 
             jax.block_until_ready(ready(work.params, state, work.batch))
             times[label].append(time.perf_counter() - start)
     for label, row in rows.items():
-        ratios = np.array(times[label]) / np.array(times[plain])
-        row["milliseconds"] = 1e3 * float(np.median(times[label]))
-        row["time"], row["time_low"], row["time_high"] = np.quantile(ratios, [0.5, 0.25, 0.75])
+        row |= _summary(times[label], times[plain])
         row["memory"] = row["temp_bytes"] / rows[plain]["temp_bytes"]
         row["work"] = row["flops"] / rows[plain]["flops"]
     return rows
+
+
+def _summary(times: list[float], plain: list[float]) -> dict[str, float]:
+    low, middle, high = np.quantile(np.array(times) / np.array(plain), [0.25, 0.5, 0.75])
+    return {
+        "milliseconds": 1e3 * float(np.median(times)),
+        "time": middle,
+        "time_low": low,
+        "time_high": high,
+    }
+
+
+def _backpack(work: Workload, seconds: float) -> Rows:
+    """BackPACK on the same network, as ratios to PyTorch's own AdamW."""
+    kernels = [x for x in jax.tree.leaves(work.params) if x.ndim == 2]
+    sizes = (kernels[0].shape[0], *(x.shape[1] for x in kernels))
+    times = backpack_times(sizes, len(jax.tree.leaves(work.batch)[0]), seconds)
+    if times is None:
+        return {}
+    plain = next(iter(times.values()))
+    return {label: _summary(values, plain) for label, values in times.items()}
+
+
+def _row(label: str, row: dict[str, float], plain: dict[str, float]) -> str:
+    cells = [
+        label,
+        f"{row['milliseconds']:.1f}",
+        f"{row['time']:.2f} ({row['time_low']:.2f} to {row['time_high']:.2f})",
+        *("", "", ""),
+    ]
+    if "flops" in row:  # compiled by XLA
+        slower = row["compile_seconds"] / plain["compile_seconds"]
+        cells[3:] = f"{row['memory']:.2f}", f"{row['work']:.3f}", f"{slower:.2f}"
+    return f"| {' | '.join(cells)} |"
 
 
 def table(results: dict[str, Rows]) -> str:
@@ -165,12 +217,7 @@ def table(results: dict[str, Rows]) -> str:
             "| step | ms | time (quartiles) | temp memory | FLOPs | compile |",
             "|:--|--:|--:|--:|--:|--:|",
         ]
-        lines += [
-            f"| {label} | {r['milliseconds']:.1f} | {r['time']:.2f} ({r['time_low']:.2f} to "
-            f"{r['time_high']:.2f}) | {r['memory']:.2f} | {r['work']:.3f} | "
-            f"{r['compile_seconds'] / rows[PLAIN]['compile_seconds']:.2f} |"
-            for label, r in rows.items()
-        ]
+        lines += [_row(label, row, rows[PLAIN]) for label, row in rows.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -181,17 +228,21 @@ def main(study: Study) -> None:
         work = WORKLOADS[name]()
         every = variants(work, study.microbatch)
         # Gigabytes of per-example gradients would disturb what is measured beside them.
-        heavy = {k: v for k, v in every.items() if k == PLAIN or "vmap" in k or "optax" in k}
+        by_gradients = ("vmap", "optax", "jax_privacy")
+        heavy = {k: v for k, v in every.items() if k == PLAIN or any(n in k for n in by_gradients)}
         light = {k: v for k, v in every.items() if k == PLAIN or k not in heavy}
         # The first to compile the plain step is the one that pays for it.
         rows = measure(work, light, study.seconds)
         rows = measure(work, heavy, study.seconds) | rows
         rows = {label: rows[label] for label in every}
+        if name == "coordinate":
+            rows |= _backpack(work, study.seconds)
         (study.out / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
     results = {p.stem: json.loads(p.read_text()) for p in sorted(study.out.glob("*.json"))}
     text = (
         "# What the moments cost\n\n    python benchmarks/moments.py\n\n"
-        f"One training step, as a ratio to plain AdamW; jax {jax.__version__} on CPU.\n"
+        f"One training step, as a ratio to plain AdamW; jax {jax.__version__} on CPU. BackPACK is "
+        "compared with AdamW of PyTorch, and only where no parameter is used twice.\n"
     )
     text += table(results)
     (study.out / "README.md").write_text(text)

@@ -18,6 +18,7 @@ import numpy as np
 from snrgate.annotations import Array
 from snrgate.moments.factored.layout import Layout
 from snrgate.moments.factored.loops import Loop, grouped_layout, over_steps
+from snrgate.moments.factored.spans import Span, intersection, nonzero_spans
 from snrgate.moments.factored.trace import Atom, Constant, Equation, Program, Variable
 
 __all__ = ["Analysis", "Factor", "Lookup", "Product", "Shared", "Term", "Whole"]
@@ -80,6 +81,7 @@ class Analysis:
         self._loops: dict[int, tuple[Loop, Analysis]] = {}
         self._maker: dict[Atom, Equation] = {v: e for e in program.equations for v in e.outputs}
         self._known: dict[Atom, list[Term] | None] = {}
+        self._spans = nonzero_spans(program)
 
     def gradient_terms(self, gradient: Atom) -> list[Term]:
         """Terms whose sum is the gradient: products and shared parts, or one :class:`Whole`.
@@ -129,8 +131,7 @@ class Analysis:
         if atom not in self._known:
             made = self._maker.get(atom)
             step = _STEPS.get(made.name) if made is not None else None
-            # From 0.12 on JAX describes a scan otherwise; there its gradients are taken whole.
-            if made is not None and made.name == "scan" and "num_carry" in made.params:
+            if made is not None and made.name == "scan":
                 self._known[atom] = self._scan(made, atom)
             else:
                 self._known[atom] = step(self, made) if step is not None else None
@@ -164,14 +165,21 @@ class Analysis:
 
     def _dot_general(self, eqn: Equation) -> list[Term] | None:
         (contracted, grouped) = eqn.params["dimension_numbers"]
+        left_spans, right_spans = map(self._spans, eqn.inputs)
+        spans = [
+            intersection(left_spans[i], right_spans[j]) for i, j in zip(*contracted, strict=True)
+        ]
+        if any(start >= stop for start, stop in spans):
+            return []
+        uses = math.prod(stop - start for start, stop in spans)
         factors = [
-            _operand(atom, tuple(batch), tuple(over))
+            _operand(atom, tuple(batch), tuple(over), spans)
             for atom, over, batch in zip(eqn.inputs, contracted, grouped, strict=True)
         ]
         (left, left_axes), (right, right_axes) = factors
         shape = eqn.inputs[0].aval.shape
         layout = Layout.of(tuple(shape[i] for i in grouped[0]), left_axes, right_axes)
-        return [Product(left, right, layout, math.prod(shape[i] for i in contracted[0]))]
+        return [Product(left, right, layout, uses)]
 
     def _transpose(self, eqn: Equation) -> list[Term] | None:
         permutation, shape = eqn.params["permutation"], eqn.inputs[0].aval.shape
@@ -332,14 +340,24 @@ class Analysis:
 
 
 def _operand(
-    atom: Atom, batch: tuple[int, ...], over: tuple[int, ...]
+    atom: Atom, batch: tuple[int, ...], over: tuple[int, ...], spans: list[Span]
 ) -> tuple[Factor, tuple[int, ...]]:
-    """An operand of ``dot_general`` as a factor, and the sizes of its free axes."""
+    """An operand of ``dot_general`` as a factor, and the sizes of its free axes.
+
+    Args:
+        atom: the operand.
+        batch: its axes that it shares with the other one.
+        over: its axes that are summed over.
+        spans: where on these the product is not known to be zero.
+    """
     shape = atom.aval.shape
     free = tuple(i for i in range(len(shape)) if i not in (*batch, *over))
-    flat = [math.prod(shape[i] for i in axes) for axes in (batch, over, free)]
+    uses = math.prod(stop - start for start, stop in spans)
+    flat = (math.prod(shape[i] for i in batch), uses, math.prod(shape[i] for i in free))
 
     def view(x: Array) -> Array:
+        for axis, (start, stop) in zip(over, spans, strict=True):
+            x = jax.lax.slice_in_dim(x, start, stop, axis=axis)
         return jnp.transpose(x, (*batch, *over, *free)).reshape(flat)
 
     return Factor((atom,), view), tuple(shape[i] for i in free)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from snrgate.moments.factored.trace import Program, flatten
+from snrgate.moments.factored.trace import Program, callee, flatten
 
 __all__ = ["refuse_coupled"]
 
@@ -23,7 +23,7 @@ def refuse_coupled(program: Program, axes: frozenset[str]) -> None:
     """
     for equation in program.equations:
         if equation.name == "scan":
-            refuse_coupled(flatten(equation.params["jaxpr"].jaxpr), axes)
+            refuse_coupled(flatten(callee(equation.params)[0]), axes)
         shared = axes.intersection(_communicates_over(equation.name, equation.params))
         if shared:
             raise ValueError(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from snrgate.annotations import Array, Float
 from snrgate.block import pooled_shape
 
-__all__ = ["GROUP", "LEFT", "OWNERS", "RIGHT", "Layout"]
+__all__ = ["GROUP", "LEFT", "OWNERS", "RIGHT", "Layout", "runs"]
 
 OWNERS = GROUP, LEFT, RIGHT = 0, 1, 2
 
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
         """The layout after ``jnp.reshape``; ``None`` if it merges axes that are not neighbours."""
         new = tuple(n for n in shape if n != 1)
         named: list[tuple[int, float]] = []
-        for here, there in _runs(self.sizes, new):
+        for here, there in runs(self.sizes, new):
             owner, first = self.axes[here[0]]
             if [self.axes[i] for i in here] != [(owner, first + k) for k in range(len(here))]:
                 return None
@@ -93,7 +93,7 @@ def _places(shape: tuple[int, ...]) -> dict[int, int]:
     return {i: k for k, i in enumerate(i for i, n in enumerate(shape) if n != 1)}
 
 
-def _runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]]:
+def runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]]:
     """Runs of old and new axes of equal size, as short as possible."""
     runs, i, j = [], 0, 0
     while i < len(old):

@@ -20,6 +20,7 @@ from snrgate.moments.factored.trace import (
     Equation,
     Program,
     Variable,
+    callee,
     dependent,
     flatten,
 )
@@ -32,13 +33,12 @@ class Loop:
 
     def __init__(self, equation: Equation, varying: set[Variable]):
         self.equation = equation
-        self._closed = equation.params["jaxpr"]
-        self.body = flatten(self._closed.jaxpr)
+        jaxpr, self._closure = callee(equation.params)
+        self.body = flatten(jaxpr)
         self.length = equation.params["length"]
-        self._carries = equation.params["num_carry"]
-        self._consts = equation.params["num_consts"]
+        self._consts, self._carries = _numbers(equation.params)
         # The inputs of the body: constants of its closure, then what the equation is given.
-        self._given = self.body.inputs[len(self._closed.consts) :]
+        self._given = self.body.inputs[len(self._closure) :]
         self._varying = self._fixpoint({a for a in equation.inputs if a in varying})
         self.returned: dict[Variable, Variable] = {}
 
@@ -107,7 +107,7 @@ class Loop:
             closed, start = values[:consts], values[consts : consts + self._carries]
 
             def step(carry: Any, xs: Any) -> tuple[Any, Any]:
-                given = (*self._closed.consts, *closed, *carry, *xs)
+                given = (*self._closure, *closed, *carry, *xs)
                 results = body.run(given, (*body.outputs, *self.returned))
                 return tuple(results[: self._carries]), tuple(results[self._carries :])
 
@@ -123,6 +123,14 @@ class Loop:
 
         outputs = (*self.equation.outputs, *self.returned.values())
         return self.equation._replace(outputs=outputs, apply=apply)
+
+
+def _numbers(params: dict[str, Any]) -> tuple[int, int]:
+    """How many constants and how many carries a scan has."""
+    if "ft_in" in params:  # jax 0.12 and later
+        consts, carries, _ = params["ft_in"].unpack()
+        return len(consts), len(carries)
+    return params["num_consts"], params["num_carry"]
 
 
 def _same_shape(eqn: Equation) -> bool:

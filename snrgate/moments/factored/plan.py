@@ -1,9 +1,11 @@
 """Which rule computes the moments of which parameter.
 
-The choice is by a count of floating-point operations an example. Elementwise work is bound by
-memory: ``running`` passes over the mean and the squares for every example, and pays :data:`PASS`
-operations for every number there and :data:`STEP` for every turn of its loop. Both were fitted to
-the measured crossover on a CPU, between 4 and 8 uses.
+The choice is by a count of floating-point operations an example, in units of those of one large
+matrix product. Many small products cost :data:`BATCHED` times as much, elementwise ones
+:data:`ELEMENTWISE` times; ``running`` passes over the mean and the squares for every example, and
+pays :data:`PASS` operations for every number there. A turn of a loop costs :data:`STEP`. All were
+fitted to times on a CPU. For large matrices ``centred`` overtakes ``pairwise`` at 4 uses and
+``running`` overtakes it at 16.
 """
 
 import math
@@ -17,12 +19,14 @@ from snrgate.moments.factored.coupling import refuse_coupled
 from snrgate.moments.factored.layout import LEFT, RIGHT
 from snrgate.moments.factored.trace import Atom, Program, Variable, dependent, flatten
 
-__all__ = ["AT_ONCE", "MOST_PAIRED", "PASS", "STEP", "ParameterPlan", "Plan", "make_plan"]
+__all__ = ["AT_ONCE", "ParameterPlan", "Plan", "make_plan"]
 
-PASS = 32
-STEP = 20_000
+BATCHED = 2
+ELEMENTWISE = 2
+PASS = 64
+STEP = 400_000
 AT_ONCE = 2**20  # numbers, a few megabytes
-MOST_PAIRED = 8  # every pair is its own code: compile time
+MOST_PAIRED = 6  # every pair is its own code: compile time
 
 
 class ParameterPlan(NamedTuple):
@@ -32,8 +36,8 @@ class ParameterPlan(NamedTuple):
         shape: of the parameter.
         dtype: of the parameter.
         pool: the axes over which its squared differences are summed.
-        rule: a name of :data:`COSTS`, "lookup" where there are no products, or "none" where no
-            example has a gradient of its own.
+        rule: a name of :data:`COSTS`, "one_pass" on request, "lookup" where there are no products,
+            or "none" where no example has a gradient of its own.
         products: the products in the gradient.
         lookups: the rows of a table in the gradient.
         tail: the end of the backward pass, for the rule "whole".
@@ -81,7 +85,9 @@ class Plan(NamedTuple):
     parameters: tuple[ParameterPlan, ...]
 
 
-def make_plan(jaxpr: Any, count: int, pools: tuple[tuple[int, ...], ...]) -> Plan:
+def make_plan(
+    jaxpr: Any, count: int, pools: tuple[tuple[int, ...], ...], *, one_pass: bool = False
+) -> Plan:
     """Plan the moments of the gradients of a jaxpr of ``value_and_grad``.
 
     Args:
@@ -89,6 +95,7 @@ def make_plan(jaxpr: Any, count: int, pools: tuple[tuple[int, ...], ...]) -> Pla
             last outputs the gradients.
         count: number of leaves of the example.
         pools: for every parameter the axes to pool.
+        one_pass: whether to choose the rule of that name where a matrix is not pooled.
 
     Raises:
         ValueError: the examples are coupled; see :func:`refuse_coupled`.
@@ -102,7 +109,7 @@ def make_plan(jaxpr: Any, count: int, pools: tuple[tuple[int, ...], ...]) -> Pla
     terms = [analysis.gradient_terms(g) for g in gradients]
     program = analysis.rewritten()
     plans = (
-        _plan(program, varying, g, t, pool)
+        _plan(program, varying, g, t, pool, one_pass)
         for g, t, pool in zip(gradients, terms, pools, strict=True)
     )
     return Plan(program, varying, tuple(plans))
@@ -114,6 +121,7 @@ def _plan(
     gradient: Atom,
     terms: list[Term],
     pool: tuple[int, ...],
+    one_pass: bool,
 ) -> ParameterPlan:
     shape = gradient.aval.shape
     products = tuple(t for t in terms if isinstance(t, Product))
@@ -123,6 +131,9 @@ def _plan(
     if products:
         rule = _cheapest(products, pool, shape)
         at_once = _products_at_once(products)
+        left, right = (_axes(products[0], owner, pool, shape) for owner in (LEFT, RIGHT))
+        if one_pass and min(left.kept, right.kept) > 1:
+            rule = "one_pass"
     if rule == "whole" or any(isinstance(t, Whole) for t in terms):
         products, lookups, shared, rule = (), (), (), "whole"
         tail = cut.tail(program, varying, gradient)
@@ -174,15 +185,26 @@ def _single(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
     return 2 * left.kept * right.kept + 2 * (left.size + right.size)
 
 
-def _pairwise(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
-    pairs = uses * (uses + 1) // 2
-    if uses > MOST_PAIRED:
+def _gram(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
+    if min(left.kept, right.kept) > 1:
         return math.inf
+    return BATCHED * 2 * uses**2 * (left.size + right.size)
+
+
+def _pairwise(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
+    if uses > MOST_PAIRED or min(left.kept, right.kept) == 1:
+        return math.inf  # a number an example and pair is no matrix product
+    pairs = uses * (uses + 1) // 2
     return pairs * (2 * left.kept * right.kept + 4 * (left.size + right.size))
 
 
+def _centred(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
+    elementwise = ELEMENTWISE * 2 * uses * left.size * right.size
+    return elementwise + STEP * min(uses, rules.TERMS) / rules.TERMS
+
+
 def _running(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
-    return PASS * left.size * right.size + STEP
+    return PASS * left.size * right.size + STEP / rules.UNROLLED
 
 
 def _whole(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
@@ -192,5 +214,12 @@ def _whole(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
     return 4 * left.size * right.size
 
 
-COSTS = {"single": _single, "pairwise": _pairwise, "running": _running, "whole": _whole}
+COSTS = {
+    "single": _single,
+    "gram": _gram,
+    "pairwise": _pairwise,
+    "centred": _centred,
+    "running": _running,
+    "whole": _whole,
+}
 """Operations an example and group, beyond the product that the mean itself needs."""

@@ -39,11 +39,12 @@ def explain_moments(
         has_aux: whether ``loss_fn`` returns an auxiliary output.
 
     Returns:
-        One line a parameter: its path and shape; the rule ("single", "pairwise" and "running"
-        are products of factors, "lookup" rows of a table, "whole" the gradient itself, with the
-        number of examples taken at a time, "none" no gradient); how many products or rows one
-        example adds up; FLOPs of the plain gradient of one example, what the second moment adds
-        to them, and the bytes an example that it adds to the memory of a plain gradient.
+        One line a parameter: its path and shape; the rule ("single", "gram", "pairwise", "centred"
+        and "running" are products of factors, "lookup" rows of a table, "whole" the gradient
+        itself, with the number of examples taken at a time, "none" no gradient); how many products
+        or rows one example adds up; FLOPs of the plain gradient of one example, what the second
+        moment adds to them, and the bytes an example that it adds to the memory of a plain
+        gradient.
 
     Example:
         >>> import jax.numpy as jnp
@@ -93,12 +94,15 @@ def _costs(plan: ParameterPlan) -> tuple[int, int, int, int]:
         groups = math.prod(plan.products[0].layout.owned(GROUP))
         uses = sum(p.uses for p in plan.products)
         flops = 2 * uses * numbers
-        # What "running" costs in time is memory traffic; in operations it is one update a number.
-        extra = (
-            6 * numbers if plan.rule == "running" else COSTS[plan.rule](uses, left, right) * groups
-        )
-        pairs = {"single": 1, "pairwise": uses * (uses + 1) // 2, "running": 0}[plan.rule]
-        held = groups * pairs * (left.kept + right.kept) * size
+        # Elementwise rules cost memory traffic; in operations it is a few for every number.
+        extra, stored = {
+            "single": (COSTS["single"](1, left, right), left.kept + right.kept),
+            "gram": (2 * uses**2 * (left.size + right.size), uses**2),
+            "pairwise": (COSTS["pairwise"](uses, left, right), left.kept + right.kept),
+            "centred": ((2 * uses + 3) * left.size * right.size, 0),
+            "running": (6 * left.size * right.size, 0),
+        }[plan.rule]
+        extra, held = groups * extra, groups * stored * size
     for lookup in plan.lookups:
         updates = math.prod(lookup.right.inputs[0].aval.shape)
         flops, extra, held = flops + updates, extra + 4 * updates, held + updates * size

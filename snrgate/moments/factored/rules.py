@@ -13,24 +13,33 @@ they are multiplied: that is why pooled moments need no array of the parameter's
 
 The subtraction loses what the mean outweighs: the error is about ``eps * Q``, which matters only
 where the squared mean exceeds the variance of one example by ``1 / eps`` (1e7 in float32) and any
-gate is wide open. :func:`running` updates mean and squared differences together and has no such
-error.
+gate is wide open. :func:`centred` and :func:`running` subtract the mean before they square, and
+have no such error.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from snrgate.annotations import Array, Float, Int
-from snrgate.gate import pool as pool_array
+from snrgate.annotations import Array, Float
 from snrgate.moments.per_example import expand
 from snrgate.moments.statistics import accumulator_dtype
 from snrgate.moments.varying import zeros_varying_like
 
-__all__ = ["Axes", "Counts", "lookup", "pairwise", "running", "single"]
+__all__ = [
+    "Axes",
+    "Counts",
+    "Factors",
+    "centred",
+    "gram",
+    "pairwise",
+    "running",
+    "side_by_side",
+    "single",
+]
 
 
 class Axes(NamedTuple):
@@ -80,10 +89,28 @@ class Counts(NamedTuple):
         return total / jnp.where(self.total > 0, self.total, 1).astype(total.dtype)
 
 
+Factors = tuple[Float[Array, "b _ m"], Float[Array, "b _ n"]]
+"""The left and right factors of one product; several products have several numbers of uses."""
+
 Moment = tuple[Float[Array, "m n"], Float[Array, "k l"]]
 """Mean gradient, and sum of squared differences with the pooled axes summed."""
 
-Rule = Callable[[Array, Array, Counts, Axes, Axes], Moment]
+TERMS = 16
+"""Outer products in a step of :func:`centred`; with fewer the compiler does not vectorise them."""
+
+MOST_PRODUCTS = 3
+"""So many are kept apart by :func:`gram`, to save a copy; every pair of them is its own code."""
+
+UNROLLED = 4
+"""Examples in a step of :func:`running`."""
+
+Rule = Callable[[Sequence[Factors], Counts, Axes, Axes], Moment]
+
+
+def side_by_side(products: Sequence[Factors]) -> Factors:
+    """All uses as those of one product."""
+    left, right = (jnp.concatenate(factors, axis=1) for factors in zip(*products, strict=True))
+    return left, right
 
 
 def _flat_product(x: Float[Array, "k m"], d: Float[Array, "k n"]) -> Float[Array, "m n"]:
@@ -91,13 +118,16 @@ def _flat_product(x: Float[Array, "k m"], d: Float[Array, "k n"]) -> Float[Array
     return jax.lax.dot_general(x, d, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
 
 
-def _mean(x: Float[Array, "b r m"], d: Float[Array, "b r n"], counts: Counts) -> Array:
-    weighted = counts.weighted(d)
-    total = _flat_product(x.reshape(-1, x.shape[-1]), weighted.reshape(-1, d.shape[-1]))
-    return counts.mean(total)
+def _mean(products: Sequence[Factors], counts: Counts) -> Float[Array, "m n"]:
+    totals = (
+        _flat_product(x.reshape(-1, x.shape[-1]), counts.weighted(d).reshape(-1, d.shape[-1]))
+        for x, d in products
+    )
+    first = next(totals)
+    return counts.mean(sum(totals, start=first))
 
 
-def _difference(
+def difference(
     squares: Float[Array, "k l"],
     mean: Float[Array, "m n"],
     counts: Counts,
@@ -105,11 +135,11 @@ def _difference(
     right: Axes,
 ) -> Float[Array, "k l"]:
     """``Q - n mean**2``, pooled; never negative."""
-    of_mean = _pool_both(jnp.square(mean), left, right) * counts.total.astype(mean.dtype)
+    of_mean = pool_both(jnp.square(mean), left, right) * counts.total.astype(mean.dtype)
     return jnp.maximum(squares - of_mean, 0)
 
 
-def _pool_both(x: Float[Array, "m n"], left: Axes, right: Axes) -> Float[Array, "k l"]:
+def pool_both(x: Float[Array, "m n"], left: Axes, right: Axes) -> Float[Array, "k l"]:
     return left.reduce(right.reduce(x).T).T
 
 
@@ -117,50 +147,101 @@ def _wide(x: Array) -> Array:
     return x.astype(accumulator_dtype(x.dtype))
 
 
-def single(
-    x: Float[Array, "b 1 m"], d: Float[Array, "b 1 n"], counts: Counts, left: Axes, right: Axes
-) -> Moment:
+def single(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -> Moment:
     """One use an example: ``Q = (x * x)^T (d * d)``, one more matrix product; none if pooled."""
-    mean = _mean(x, d, counts)
+    mean = _mean(products, counts)
+    ((x, d),) = products
     x_sq = left.reduce(jnp.square(_wide(x[:, 0])))
     d_sq = right.reduce(jnp.square(_wide(d[:, 0])))
     squares = _flat_product(x_sq, counts.weighted(d_sq))
-    return mean, _difference(squares, mean, counts, left, right)
+    return mean, difference(squares, mean, counts, left, right)
 
 
-def pairwise(
-    x: Float[Array, "b r m"], d: Float[Array, "b r n"], counts: Counts, left: Axes, right: Axes
-) -> Moment:
-    """A few uses: every pair of uses, once, as one flat matrix product."""
-    mean = _mean(x, d, counts)
-    uses = x.shape[1]
-    wide_x, wide_d = _wide(x), _wide(d)
-    pairs = [(r, s) for r in range(uses) for s in range(r + 1)]
-    x_pairs = [left.reduce(wide_x[:, r] * wide_x[:, s]) for r, s in pairs]
-    d_pairs = [
-        counts.weighted(right.reduce(wide_d[:, r] * wide_d[:, s])) * (1 if r == s else 2)
-        for r, s in pairs
-    ]
-    if x_pairs[0].shape[-1] == 1 or d_pairs[0].shape[-1] == 1:
-        # One number an example and pair: nothing to multiply as matrices, all of it fuses.
-        products = sum(a * b for a, b in zip(x_pairs, d_pairs, strict=True))
-        squares = jnp.sum(products, axis=0)
-        squares = squares[:, None] if d_pairs[0].shape[-1] == 1 else squares[None]
-    else:
-        squares = _flat_product(jnp.concatenate(x_pairs), jnp.concatenate(d_pairs))
-    return mean, _difference(squares, mean, counts, left, right)
+def gram(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -> Moment:
+    r"""One factor wholly pooled: the products of its uses are numbers, the Gram matrix.
+
+    :math:`Q_n = \sum_b w_b \sum_{r, s} (x_{br} \cdot x_{bs})\, d_{brn} d_{bsn}`.
+    """
+    mean = _mean(products, counts)
+    if len(products) > MOST_PRODUCTS:
+        products = [side_by_side(products)]
+    if left.kept > 1:
+        products = [(d, x) for x, d in products]
+    dtype = accumulator_dtype(jnp.result_type(*products[0]))
+    squares = jnp.zeros(products[0][1].shape[-1], dtype)
+    for x, d, x_other, d_other, times in _pairs(products):
+        of_uses = jnp.einsum("brm,bsm->brs", x, x_other, preferred_element_type=dtype)
+        crossed = jnp.einsum("brs,bsn->brn", of_uses, d_other, preferred_element_type=dtype)
+        squares = squares + times * jnp.sum(counts.weighted(crossed * d), axis=(0, 1))
+    squares = right.reduce(squares[None]) if left.kept == 1 else left.reduce(squares[None]).T
+    return mean, difference(squares, mean, counts, left, right)
 
 
-def running(
-    x: Float[Array, "b r m"], d: Float[Array, "b r n"], counts: Counts, left: Axes, right: Axes
-) -> Moment:
+def pairwise(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -> Moment:
+    """A few uses: a matrix product for every pair of uses."""
+    mean = _mean(products, counts)
+    uses = [(_wide(x[:, r]), _wide(d[:, r])) for x, d in products for r in range(x.shape[1])]
+    squares = sum(
+        times * _flat_product(left.reduce(x * x_other), counts.weighted(right.reduce(d * d_other)))
+        for x, d, x_other, d_other, times in _pairs(uses)
+    )
+    return mean, difference(squares, mean, counts, left, right)
+
+
+def _pairs(products: Sequence[tuple[Array, Array]]) -> Iterator[tuple[Any, ...]]:
+    """Each product with itself once and with each other one twice: factors, and how often."""
+    for i, one in enumerate(products):
+        for j, other in enumerate(products[: i + 1]):
+            yield *one, *other, 1 if i == j else 2
+
+
+def centred(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -> Moment:
+    """A few uses: the mean first, then every example's squared difference from it.
+
+    One example's gradient is a sum of a few outer products, formed number by number and never
+    stored. A step of the loop takes :data:`TERMS` of them, which share one pass over the squares.
+    """
+    mean = _mean(products, counts)
+    examples, uses = products[0][0].shape[0], sum(x.shape[1] for x, _ in products)
+    at_once = min(examples, -(-TERMS // uses))
+    missing = -examples % at_once
+    weights = counts.weights
+    if missing and weights is None:
+        weights = jnp.ones(examples)
+
+    def in_steps(v: Array) -> Array:
+        v = jnp.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1))
+        return v.reshape(-1, at_once, *v.shape[1:])
+
+    def add(squares: Array, step: tuple[list[Factors], Array | None]) -> tuple[Array, None]:
+        factors, w = step
+        for i in range(at_once):
+            outer = (
+                _wide(x[i, r])[:, None] * _wide(d[i, r])[None]
+                for x, d in factors
+                for r in range(x.shape[1])
+            )
+            square = jnp.square(sum(outer, start=-mean))
+            squares = squares + pool_both(
+                square if w is None else square * w[i].astype(square.dtype), left, right
+            )
+        return squares, None
+
+    steps = jax.tree.map(in_steps, (list(products), weights))
+    like = jax.ShapeDtypeStruct((left.kept, right.kept), mean.dtype)
+    squares, _ = jax.lax.scan(add, zeros_varying_like(like, products[0][0]), steps)
+    return mean, squares
+
+
+def running(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -> Moment:
     """Many uses: one example's gradient after the other, in a buffer that is used again.
 
     Welford's update, which subtracts the running mean before it squares.
     """
+    x, d = side_by_side(products)
     examples = x.shape[0]
     # A few examples a step share one pass over the mean and the squares.
-    unroll = next(k for k in (4, 3, 2, 1) if examples % k == 0)
+    unroll = next(k for k in range(UNROLLED, 0, -1) if examples % k == 0)
     dtype = accumulator_dtype(jnp.result_type(x, d))
     weights = jnp.ones(examples) if counts.weights is None else counts.weights
     weights = weights.astype(dtype)
@@ -172,10 +253,10 @@ def running(
             x_i, d_i, w = (v[i] for v in step)
             g = _flat_product(x_i, d_i)
             seen = seen + w
-            difference = g - mean
-            mean = mean + difference * (w / jnp.where(seen > 0, seen, 1))
-            change = difference * (g - mean) * w
-            squares = squares + _pool_both(change, left, right)
+            before = g - mean
+            mean = mean + before * (w / jnp.where(seen > 0, seen, 1))
+            change = before * (g - mean) * w
+            squares = squares + pool_both(change, left, right)
         return (seen, mean, squares), None
 
     first = jax.tree.map(lambda v: v[0], steps)
@@ -184,52 +265,3 @@ def running(
     start = jax.tree.map(lambda s: zeros_varying_like(s, x), shapes)
     (_, mean, squares), _ = jax.lax.scan(add, start, steps)
     return mean, squares
-
-
-def lookup(
-    rows: Int[Array, "b t"],
-    updates: Float[Array, "b t n"],
-    counts: Counts,
-    size: int,
-    pool: tuple[int, ...],
-    product: tuple[Float[Array, "b r v"], Float[Array, "b r n"], Float[Array, "v n"]] | None,
-) -> tuple[Float[Array, "v n"], Float[Array, "..."]]:
-    """Rows of a table, looked up: tokens that share a row are added before they are squared.
-
-    Args:
-        rows: numbers of the rows; ``size`` stands for none.
-        updates: what each token adds to its row.
-        counts: how often each example counts.
-        size: number of rows of the table.
-        pool: axes of the table to sum squared differences over.
-        product: the factors and the mean of a product in the same gradient, as of an output
-            layer tied to the embedding.
-
-    Returns:
-        The mean of the looked-up part, and what it adds to the sum of squared differences,
-        its covariance with the product included.
-    """
-    examples, tokens = rows.shape
-    updates = jnp.where(rows[:, :, None] < size, _wide(updates), 0)
-    first = jnp.argmax(rows[:, :, None] == rows[:, None, :], axis=2)
-    place = first + tokens * jnp.arange(examples)[:, None]
-    # At a row's first token the sum of all its tokens, at the others zero.
-    flat = updates.reshape(-1, updates.shape[-1])
-    sums = jnp.zeros_like(flat).at[place.reshape(-1)].add(flat).reshape(updates.shape)
-
-    def to_rows(x: Float[Array, "b t n"], pool: tuple[int, ...]) -> Float[Array, "k l"]:
-        x = counts.weighted(x).reshape(-1, x.shape[-1])
-        x = pool_array(x, tuple(i for i in pool if i == 1))
-        if 0 in pool:
-            return jnp.sum(x, axis=0, keepdims=True)
-        return jnp.zeros((size, x.shape[-1]), x.dtype).at[rows.reshape(-1)].add(x, mode="drop")
-
-    mean = counts.mean(to_rows(sums, ()))
-    squares, of_means = jnp.square(sums), jnp.square(mean)
-    if product is not None:
-        x, d, mean_of_product = product
-        used = jnp.take_along_axis(x, rows[:, None, :], axis=2, mode="clip")
-        squares = squares + 2 * sums * jnp.einsum("brt,brn->btn", _wide(used), _wide(d))
-        of_means = of_means + 2 * mean * mean_of_product
-    spread = pool_array(of_means, pool) * counts.total.astype(mean.dtype)
-    return mean, to_rows(squares, pool) - spread

@@ -9,9 +9,10 @@ import numpy as np
 
 from snrgate.annotations import Array, Float, PyTree
 from snrgate.block import Block, block_axes, pooled_shape
-from snrgate.moments.factored import rules
+from snrgate.moments.factored import pallas, rules
 from snrgate.moments.factored.analysis import Factor
 from snrgate.moments.factored.layout import GROUP
+from snrgate.moments.factored.lookups import lookup
 from snrgate.moments.factored.plan import ParameterPlan, Plan, make_plan
 from snrgate.moments.factored.trace import Atom, Constant, trace
 from snrgate.moments.per_example import array_moments, vmap_moments, weighted_mean
@@ -23,9 +24,14 @@ __all__ = ["factored_moments"]
 
 RULES: dict[str, rules.Rule] = {
     "single": rules.single,
+    "gram": rules.gram,
     "pairwise": rules.pairwise,
+    "centred": rules.centred,
     "running": rules.running,
+    "one_pass": pallas.one_pass,
 }
+
+GroupedFactors = tuple[Float[Array, "b g _ m"], Float[Array, "b g _ n"]]
 
 
 def factored_moments(
@@ -36,6 +42,7 @@ def factored_moments(
     *,
     block: Block,
     has_aux: bool,
+    one_pass: bool = False,
 ) -> tuple[Float[Array, ""], Any, Moments]:
     """Mean loss, per-example auxiliary output and moments from the factors of the gradients.
 
@@ -46,6 +53,7 @@ def factored_moments(
         weights: how often each example counts, ``(b,)``.
         block: over which block to sum the squared differences.
         has_aux: whether ``loss_fn`` returns an auxiliary output.
+        one_pass: whether matrices that are not pooled go through the kernel of that name.
 
     Returns:
         ``(loss, aux, moments)``; ``aux`` has a leading example axis, and is ``None`` without.
@@ -56,7 +64,7 @@ def factored_moments(
         return vmap_moments(loss_fn, params, batch, weights, block=block, has_aux=has_aux)
     closed, out_tree = trace(loss_fn, params, batch, has_aux)
     examples = jax.tree.leaves(batch)
-    plan = make_plan(closed.jaxpr, len(examples), _pools(params, block))
+    plan = make_plan(closed.jaxpr, len(examples), _pools(params, block), one_pass=one_pass)
     read = _backward(plan, [*closed.consts, *leaves], examples)
     ones = not isinstance(weights, jax.core.Tracer) and np.all(np.asarray(weights) == 1)
 
@@ -178,48 +186,42 @@ def _of_examples(
     dtype = accumulator_dtype(plan.dtype)
     mean = jnp.zeros(plan.shape, dtype)
     squares = jnp.zeros(pooled_shape(plan.shape, plan.pool), dtype)
-    product = None
-    if plan.products:
-        left, right = _factors(plan, read, counts)
-        mean, squares = _of_products(plan, left, right, counts)
-        product = (left[:, 0], right[:, 0], mean)
+    products = _products(plan, read, counts)
+    if products:
+        mean, squares = _of_products(plan, products, counts)
     if plan.lookups:
         rows = jnp.concatenate([read.factor(x.rows) for x in plan.lookups], axis=1)
         updates = [counts.masked(read.factor(x.right))[:, 0] for x in plan.lookups]
-        looked_up, more = rules.lookup(
-            rows, jnp.concatenate(updates, axis=1), counts, plan.shape[0], plan.pool, product
+        tied = None
+        if products:
+            tied = (*rules.side_by_side([(x[:, 0], d[:, 0]) for x, d in products]), mean)
+        looked_up, more = lookup(
+            rows, jnp.concatenate(updates, axis=1), counts, plan.shape[0], plan.pool, tied
         )
         mean, squares = mean + looked_up, jnp.maximum(squares + more, 0)
     return mean, squares
 
 
-def _factors(
-    plan: ParameterPlan, read: _Values, counts: rules.Counts
-) -> tuple[Float[Array, "b g r m"], Float[Array, "b g r n"]]:
-    """The factors of all products, their uses side by side."""
-    left, right = (
-        jnp.concatenate([counts.masked(read.factor(f)) for f in factors], axis=2)
-        for factors in zip(*((p.left, p.right) for p in plan.products), strict=True)
-    )
-    return left, right
+def _products(plan: ParameterPlan, read: _Values, counts: rules.Counts) -> list[GroupedFactors]:
+    return [
+        (counts.masked(read.factor(p.left)), counts.masked(read.factor(p.right)))
+        for p in plan.products
+    ]
 
 
 def _of_products(
-    plan: ParameterPlan,
-    left: Float[Array, "b g r m"],
-    right: Float[Array, "b g r n"],
-    counts: rules.Counts,
+    plan: ParameterPlan, products: list[GroupedFactors], counts: rules.Counts
 ) -> tuple[Array, Array]:
     layout = plan.products[0].layout
 
-    def rule(x: Array, d: Array) -> tuple[Array, Array]:
-        return RULES[plan.rule](x, d, counts, *plan.axes)
+    def rule(products: list[rules.Factors]) -> tuple[Array, Array]:
+        return RULES[plan.rule](products, counts, *plan.axes)
 
-    if left.shape[1] == 1:
-        mean, squares = (v[None] for v in rule(left[:, 0], right[:, 0]))
+    if products[0][0].shape[1] == 1:
+        mean, squares = (v[None] for v in rule([(x[:, 0], d[:, 0]) for x, d in products]))
     else:
-        groups = (jnp.moveaxis(left, 1, 0), jnp.moveaxis(right, 1, 0))
-        mean, squares = jax.lax.map(lambda pair: rule(*pair), groups)
+        groups = jax.tree.map(lambda v: jnp.moveaxis(v, 1, 0), products)
+        mean, squares = jax.lax.map(rule, groups)
         pooled = rules.Axes(layout.owned(GROUP), layout.pooled(GROUP, plan.pool, plan.shape))
         squares = jnp.moveaxis(pooled.reduce(jnp.moveaxis(squares, 0, -1)), -1, 0)
     return layout.arrange(mean, plan.shape), layout.arrange(squares, plan.shape, plan.pool)

@@ -12,7 +12,17 @@ from jax.extend import core
 
 from snrgate.annotations import PyTree
 
-__all__ = ["Atom", "Constant", "Equation", "Program", "Variable", "dependent", "live", "trace"]
+__all__ = [
+    "Atom",
+    "Constant",
+    "Equation",
+    "Program",
+    "Variable",
+    "callee",
+    "dependent",
+    "live",
+    "trace",
+]
 
 _REMAT = ("checkpoint", "remat", "remat2")
 _CALLS = (
@@ -148,7 +158,7 @@ def _open(jaxpr: core.Jaxpr, inputs: Iterable[Atom], equations: list[Equation]) 
     for eqn in jaxpr.eqns:
         arguments = tuple(map(atom, eqn.invars))
         if eqn.primitive.name in _CALLS:
-            called, constants = _callee(eqn.params)
+            called, constants = callee(eqn.params)
             if eqn.primitive.name in _REMAT and eqn.params.get("differentiated"):
                 arguments = _barrier(arguments, equations)
             results = _open(called, (*map(Constant, constants), *arguments), equations)
@@ -168,7 +178,8 @@ def _open(jaxpr: core.Jaxpr, inputs: Iterable[Atom], equations: list[Equation]) 
     return [atom(v) for v in jaxpr.outvars]
 
 
-def _callee(params: dict[str, Any]) -> tuple[core.Jaxpr, list[Any]]:
+def callee(params: dict[str, Any]) -> tuple[core.Jaxpr, list[Any]]:
+    """The jaxpr that an equation calls, and the values of its ``constvars``."""
     called = next(params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
     return (called.jaxpr, called.consts) if isinstance(called, core.ClosedJaxpr) else (called, [])
 

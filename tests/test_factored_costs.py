@@ -1,0 +1,56 @@
+"""What the moments cost beside a plain gradient, by the compiler's own count.
+
+The compiler counts the body of a loop once. With four examples every loop over them has a single
+turn, so there its count is exact; the memory is that of a whole batch.
+"""
+
+import jax
+import jax.numpy as jnp
+import pytest
+import workloads
+
+import snrgate
+
+
+@pytest.fixture(autouse=True)
+def models_broadcast():
+    """Models may add a bias to a sequence."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def costs(grad_fn, work):
+    compiled = jax.jit(grad_fn).lower(work.params, work.batch).compile()
+    return compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
+
+
+def ratios(work, block):
+    """FLOPs and temporary memory of the moments, as ratios to those of a plain gradient."""
+
+    def mean(params, batch):
+        return jnp.mean(jax.vmap(work.loss, (None, 0))(params, batch))
+
+    plain = costs(jax.value_and_grad(mean), work)
+    exact = costs(snrgate.value_and_moments(work.loss, block=block), work)
+    return tuple(a / b for a, b in zip(exact, plain, strict=True))
+
+
+# A little above what is measured: FLOPs, then memory, each of a unit and of a parameter.
+LIMITS = {
+    "coordinate": ({}, (1.02, 1.36), (1.05, 1.40)),
+    "pinn": ({}, (1.05, 1.53), (1.40, 1.70)),
+    "grokking": ({"batch_size": 4}, (1.00, 1.30), (1.05, 1.15)),
+    "gpt": ({"batch_size": 4}, (1.05, 1.05), (1.02, 1.02)),
+}
+
+
+@pytest.mark.parametrize("block", ["unit", "parameter"])
+@pytest.mark.parametrize("name", LIMITS)
+def test_moments_cost_little_more_than_a_gradient(name, block):
+    counted, flops_limits, memory_limits = LIMITS[name]
+    place = ["unit", "parameter"].index(block)
+    flops, memory = ratios(workloads.WORKLOADS[name](), block)
+    if counted:
+        flops, _ = ratios(workloads.WORKLOADS[name](**counted), block)
+    assert flops <= flops_limits[place]
+    assert memory <= memory_limits[place]
