@@ -35,15 +35,15 @@ def adamw(
     block: Block = "unit",
     dataset_size: Scalar | None = None,
     warmup_steps: Scalar = 0,
-    gate_weight_decay: bool = False,
+    gate_weight_decay: bool = True,
     gate_mask: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdamW that moves a parameter only as far as its signal beats its noise.
 
     .. math::
 
-        \theta \leftarrow \theta - \eta \left(
-            q_t\, \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda_{wd}\, \theta \right)
+        \theta \leftarrow \theta - \eta\, q_t \left(
+            \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda_{wd}\, \theta \right)
 
     with the gate :math:`q_t` of :func:`snrgate.snr_gate`. Beside Adam it holds one number more
     for each block: with ``block="parameter"`` one more state vector.
@@ -68,7 +68,7 @@ def adamw(
         dataset_size: examples in a finite data set.
         warmup_steps: first steps with an open gate.
         gate_weight_decay: whether the gate multiplies the decay too, so that a parameter whose
-            gate is shut stays where it is.
+            gate is shut stays where it is. Without it, decay pulls what has no signal to zero.
         gate_mask: the ``mask`` of :func:`snrgate.snr_gate`.
 
     Returns:
@@ -94,7 +94,7 @@ def adamw(
         (True, 0.98)
 
     Source: Litman & Guo, arXiv 2605.01172, Algorithm 1: ``noise="streaming",
-    block="parameter", alpha=1, warmup_steps=0``.
+    block="parameter", alpha=1, gate_weight_decay=False``.
     """
     scale = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     decay = optax.add_decayed_weights(weight_decay, mask)

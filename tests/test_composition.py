@@ -14,9 +14,13 @@ import snrgate
 OPTIMIZERS = {
     "adamw": functools.partial(snrgate.adamw, 1e-2),
     "adamw streaming, algorithm 1": functools.partial(
-        snrgate.adamw, 1e-2, noise="streaming", block="parameter", alpha=1.0
+        snrgate.adamw,
+        1e-2,
+        noise="streaming",
+        block="parameter",
+        alpha=1.0,
+        gate_weight_decay=False,
     ),
-    "adamw gated decay": functools.partial(snrgate.adamw, 1e-2, gate_weight_decay=True),
     "adam tensor snr": functools.partial(snrgate.adam, 1e-2, block="tensor", gate="snr"),
     "sgd, own momentum": lambda: snrgate.snr_gate(optax.sgd(1e-2), gate="hard"),
     "lion": lambda: optax.chain(

@@ -7,7 +7,7 @@ import nbclient
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.py"))
-SMOKE = {"STEPS": 100}
+SMOKE = {"STEPS": 50}
 
 
 def test_there_are_notebooks():

@@ -302,7 +302,7 @@ def test_warmup_leaves_the_gate_open_for_its_steps():
 
 
 @pytest.mark.parametrize("gate_weight_decay", [False, True])
-def test_weight_decay_is_gated_on_request_only(gate_weight_decay):
+def test_weight_decay_is_gated_unless_told_otherwise(gate_weight_decay):
     gs, w0 = gradients(5), np.ones(SHAPE)
     tx = snrgate.adamw(
         0.1, weight_decay=0.5, gate="hard", alpha=1e9, gate_weight_decay=gate_weight_decay

@@ -9,7 +9,9 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Digits(wrong=0.4),
-    Gated(learning_rate=1e-3, noise="streaming", block="parameter"),
+    Gated(
+        learning_rate=1e-3, noise="streaming", block="parameter", alpha=1.0, gate_weight_decay=False
+    ),
     steps=2000,
     batch_size=128,
     eval_every=50,

@@ -9,7 +9,15 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Division(),
-    Gated(learning_rate=1e-3, weight_decay=1.0, b2=0.98, noise="streaming", block="parameter"),
+    Gated(
+        learning_rate=1e-3,
+        weight_decay=1.0,
+        b2=0.98,
+        noise="streaming",
+        block="parameter",
+        alpha=1.0,
+        gate_weight_decay=False,
+    ),
     steps=3000,
     batch_size=512,
     eval_every=50,

@@ -9,7 +9,9 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Photo(),
-    Gated(learning_rate=3e-3, noise="streaming", block="parameter"),
+    Gated(
+        learning_rate=3e-3, noise="streaming", block="parameter", alpha=1.0, gate_weight_decay=False
+    ),
     steps=4000,
     batch_size=1024,
     eval_every=20,

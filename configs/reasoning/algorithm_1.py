@@ -9,7 +9,9 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Reasoning(),
-    Gated(learning_rate=1e-3, noise="streaming", block="parameter"),
+    Gated(
+        learning_rate=1e-3, noise="streaming", block="parameter", alpha=1.0, gate_weight_decay=False
+    ),
     steps=800,
     batch_size=64,
     eval_every=50,

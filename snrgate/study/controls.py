@@ -31,7 +31,9 @@ class Control(Gated):
 
     def build(self, task: Task) -> Built:
         """AdamW whose updates are multiplied by misplaced gates."""
-        adam = optax.scale_by_adam(self.b1, self.b2)
+        plain = optax.chain(
+            optax.scale_by_adam(self.b1, self.b2), optax.add_decayed_weights(self.weight_decay)
+        )
         # The gates themselves: what the wrapper makes of an update of ones.
         ones = optax.stateless(lambda u, _: jax.tree.map(jnp.ones_like, u))
         gates = snrgate.snr_gate(
@@ -52,22 +54,21 @@ class Control(Gated):
             return jax.tree.unflatten(structure, shuffled)
 
         def init(params: PyTree) -> Any:
-            return adam.init(params), gates.init(params), jax.random.key(_SEED)
+            return plain.init(params), gates.init(params), jax.random.key(_SEED)
 
         def update(
             grads: PyTree, state: Any, params: PyTree = None, **extra: Any
         ) -> tuple[PyTree, Any]:
-            adam_state, gates_state, key = state
+            plain_state, gates_state, key = state
             key, now = jax.random.split(key)
-            updates, adam_state = adam.update(grads, adam_state, params)
+            updates, plain_state = plain.update(grads, plain_state, params)
             q, gates_state = gates.update(grads, gates_state, params, **extra)
             updates = jax.tree.map(jnp.multiply, updates, misplaced(now, q))
-            return updates, (adam_state, gates_state, key)
+            return updates, (plain_state, gates_state, key)
 
         tx = optax.chain(
             # pyrefly: ignore [bad-argument-type]  the extra arguments are optional
             optax.GradientTransformationExtraArgs(init, update),
-            optax.add_decayed_weights(self.weight_decay),
             optax.scale_by_learning_rate(self.rate()),
         )
         return Built(tx, self.moments(task))

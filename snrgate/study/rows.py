@@ -33,9 +33,14 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "hard": {"gate": "hard"},
     "snr": {"gate": "snr"},
     "per-parameter": {"block": "parameter"},
-    "algorithm-1": {"noise": "streaming", "block": "parameter"},
+    "algorithm-1": {
+        "noise": "streaming",
+        "block": "parameter",
+        "alpha": 1.0,
+        "gate_weight_decay": False,
+    },
     "fresh-threshold": {"finite": False},
-    "gated-decay": {"gate_weight_decay": True},
+    "ungated-decay": {"gate_weight_decay": False},
     "shuffled": {"kind": "shuffled"},
     "mean": {"kind": "mean"},
 }

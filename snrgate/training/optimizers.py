@@ -72,7 +72,9 @@ class Gated(AdamW):
     """Decay of the running noise."""
     z: float = 1.0
     """Threshold, in standard deviations of what pure noise does."""
-    gate_weight_decay: bool = False
+    alpha: float | None = None
+    """Threshold on signal / noise itself, in place of ``z``."""
+    gate_weight_decay: bool = True
     """Whether the gate multiplies the weight decay too."""
 
     finite: bool = True
@@ -86,7 +88,8 @@ class Gated(AdamW):
             "block": self.block,
             "noise": self.noise,
             "noise_decay": self.noise_decay,
-            "z": self.z,
+            "z": self.z if self.alpha is None else None,
+            "alpha": self.alpha,
             # With several groups the sizes are in the moments.
             "dataset_size": sizes[0] if len(sizes) == 1 else None,
         }
