@@ -18,6 +18,7 @@ from snrgate.errors import InputError
 __all__ = ["Checkpoints", "open_checkpoints"]
 
 _KEEP = 3
+_PATIENCE = 60  # seconds for the processes to agree that a checkpoint is written
 
 
 class Checkpoints:
@@ -104,7 +105,9 @@ def open_checkpoints(folder: Path) -> Iterator[Checkpoints]:
     Args:
         folder: made if it is missing.
     """
-    options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, enable_async_checkpointing=True)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=_KEEP, async_options=ocp.options.AsyncOptions(timeout_secs=_PATIENCE)
+    )
     # What goes wrong in its threads orbax logs with a traceback each, and raises besides.
     logger = logging.getLogger("absl")
     level = logger.level
