@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import traceback
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -113,7 +114,10 @@ def open_checkpoints(folder: Path) -> Iterator[Checkpoints]:
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
-        with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        with (
+            _system_errors(),
+            ocp.CheckpointManager(folder.absolute(), options=options) as manager,
+        ):
             checkpoints = Checkpoints(manager)
             yield checkpoints
             checkpoints.close()
@@ -134,8 +138,11 @@ def _system_errors() -> Iterator[None]:
     """Raise the system's error where the storage layer has wrapped it into one of its own."""
     try:
         yield
-    except ValueError as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        said = "".join(traceback.format_exception(error))  # and what it came of
+        code = re.search(r"os_error_code='(\d+)'", said)
+        if code is None and "Barrier timed out" in said:
+            raise OSError("another process did not write its part of a checkpoint") from error
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
