@@ -24,6 +24,11 @@ commands:
 `snrgate COMMAND --help` lists the options.
 """
 
+_TRAIN = (
+    "In place of its name the path of a JSON file will do: "
+    '{{"config": "gated", "optimizer.learning_rate": 0.01}}. '
+    "--out FOLDER ({}); --resume goes on there."
+)
 _OUT = Path("runs/denoise")
 _EXTRA = ("flax", "matplotlib", "orbax.checkpoint", "PIL", "rich", "skimage", "tyro")
 
@@ -49,7 +54,7 @@ def denoise(args: Sequence[str]) -> None:
     class Arguments:
         settings: tyro.conf.OmitArgPrefixes[Denoise]
         config: str = "default"
-        """A name, or a Python file that sets CONFIG."""
+        """A name, or a JSON file: {"config": NAME, SETTING: VALUE, ...}."""
         out: Path = _OUT
         """Folder of the run."""
         resume: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -92,7 +97,8 @@ def train(args: Sequence[str]) -> None:
 
     from snrgate.training.configs import load_config, task_names
     from snrgate.training.folder import stored_settings
-    from snrgate.training.train import Training, run
+    from snrgate.training.run import run
+    from snrgate.training.train import Training
 
     known = ", ".join(task_names(Training))
     if not args or args[0].startswith("-"):
@@ -101,13 +107,14 @@ def train(args: Sequence[str]) -> None:
         )
     name, *rest = args
     task, _, config = name.partition("/")
-    settings = load_config(task, config or "gated", Training)
+    config = config or "gated"
+    settings = load_config(task, config, Training)
 
     @dataclasses.dataclass(frozen=True)
     class Where:
         """Train with one config."""
 
-        out: Path = Path("runs") / task / (config or "gated")
+        out: Path = Path("runs") / task / Path(config).stem
         """Folder of the run."""
         resume: tyro.conf.FlagCreatePairsOff[bool] = False
         """Continue the run in that folder; its settings need not be given again."""
@@ -121,7 +128,7 @@ def train(args: Sequence[str]) -> None:
         args=others,
         default=settings,
         prog=f"snrgate train {name}",
-        description=f"{Where.__doc__} --out FOLDER ({where.out}); --resume goes on there.",
+        description=f"{Where.__doc__} {_TRAIN.format(where.out)}",
     )
     run(parsed, where.out, f"snrgate train {name}", resume=where.resume)
 
@@ -199,19 +206,22 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
 
-    from snrgate.launch import join
+    from snrgate.launch import join, leave
     from snrgate.training.interrupt import Stopped
 
-    join()
+    joined = join()
     try:
         _COMMANDS[command](rest)
-    except InputError as error:
-        return _complain(str(error), 2)
+        return 0
     except Stopped as stopped:
         return _complain(str(stopped), 128 + stopped.number)
+    except InputError as error:
+        status = _complain(str(error), 2)
     except KeyboardInterrupt:
-        return _complain("interrupted", 128 + signal.SIGINT)
-    return 0
+        status = _complain("interrupted", 128 + signal.SIGINT)
+    if joined:
+        leave(status)
+    return status
 
 
 def _complain(message: str, status: int) -> int:

@@ -17,11 +17,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import NoReturn
 
 import jax
 
-__all__ = ["join", "launch", "main"]
+__all__ = ["join", "launch", "leave", "main"]
 
 _ADDRESS, _COUNT, _RANK = "SNRGATE_ADDRESS", "SNRGATE_PROCESSES", "SNRGATE_PROCESS"
 
@@ -35,6 +36,8 @@ class _Told(Exception):
 
 def join() -> bool:
     """Join the other processes of :func:`launch`.
+
+    An exception that nobody catches then ends this process at once, as :func:`leave` does.
 
     Returns:
         Whether this process was launched with others; if not, nothing is done.
@@ -51,7 +54,29 @@ def join() -> bool:
         num_processes=int(os.environ[_COUNT]),
         process_id=int(os.environ[_RANK]),
     )
+    sys.excepthook = _report_and_leave
     return True
+
+
+def leave(status: int) -> NoReturn:
+    """End this process without waiting for its peers, as one that has failed must.
+
+    JAX has a process that ends wait for the others to end as well, for minutes; they are waiting
+    for this one.
+
+    Args:
+        status: of the exit.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _report_and_leave(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> NoReturn:
+    sys.__excepthook__(kind, error, trace)
+    leave(1)
 
 
 def launch(command: Sequence[str], count: int) -> int:

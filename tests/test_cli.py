@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from snrgate import cli
+from snrgate.errors import InputError
 from snrgate.tasks.denoise import Denoise
 from snrgate.training.configs import config_names, load_config
 from snrgate.training.interrupt import deferred_interrupts
@@ -191,6 +192,36 @@ def test_a_full_disk_loses_nothing(complaint, uninterrupted, tmp_path, size):
         assert list(out.iterdir()) == []
 
 
+TRAIN = {
+    "task.width": 32,
+    "task.depth": 2,
+    "steps": 40,
+    "batch-size": 8,
+    "eval-every": 10,
+    "checkpoint-every": 10,
+}
+TINY_TRAIN = ["train", "table/gated", *(f"--{name}={value}" for name, value in TRAIN.items())]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+@pytest.mark.parametrize("size", [100, 1000, 2500, 6000])
+def test_a_full_disk_loses_no_training(complaint, tmp_path, size):
+    """Also where it shows only while a checkpoint is written beside the next steps."""
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    with files_of_at_most(size):
+        line = complaint(*TINY_TRAIN, "--out", str(out))
+        gc.collect()
+    assert f"cannot write to {out}: File too large" in line
+    if size == 100:  # not even the settings fit there
+        assert list(out.iterdir()) == []
+        return
+    assert f"continue with: snrgate train table/gated --out {out} --resume" in line
+    assert cli.main(["train", "table/gated", "--out", str(out), "--resume"]) == 0
+    assert cli.main([*TINY_TRAIN, "--out", str(whole)]) == 0
+    assert (out / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -203,7 +234,8 @@ def test_a_full_disk_loses_nothing(complaint, uninterrupted, tmp_path, size):
         (["--optimizers"], "optimizers = () must be some of"),
         (["--config", "nothing"], "there is no config nothing; give one of"),
         (["--config", "../x"], "there is no config ../x"),
-        (["--config", "missing.py"], "config missing.py fails: FileNotFoundError"),
+        (["--config", "mine.py"], "there is no config mine.py"),
+        (["--config", "missing.json"], "config missing.json cannot be read: No such file"),
         (["--out"], "argument --out: expected one argument"),
     ],
 )
@@ -222,19 +254,70 @@ def test_a_flag_that_cannot_be_understood(capsys, args):
     assert "Traceback" not in error
 
 
-def test_a_config_of_ones_own(complaint, tmp_path, capsys):
-    config, out = tmp_path / "mine.py", tmp_path / "run"
-    config.write_text("from snrgate.tasks.denoise import Denoise\nCONFIG = Denoise(noise=0.1)\n")
+def test_a_config_of_ones_own(tmp_path):
+    config, out = tmp_path / "mine.json", tmp_path / "run"
+    config.write_text('{"config": "default", "noise": 0.1, "optimizers": ["adamw"]}')
     assert cli.main([*FINISHES, "--config", str(config), "--out", str(out)]) == 0
     stored = json.loads((out / "config.json").read_text())["settings"]
     assert (stored["noise"], stored["steps"], stored["size"]) == (0.1, 10, 16)
-    for text, message in {
-        "CONFIG = 3": "must set CONFIG to a Denoise",
-        "import nowhere": "fails: ModuleNotFoundError: No module named 'nowhere'",
-        "from snrgate.tasks.denoise import Denoise\nCONFIG = Denoise(steps=0)": "steps = 0",
-    }.items():
-        config.write_text(text)
-        assert message in complaint("denoise", "--config", str(config))
+
+
+def test_a_training_config_of_ones_own(tmp_path):
+    config, out = tmp_path / "mine.json", tmp_path / "run"
+    values = {"config": "gated", "optimizer.learning_rate": 1, "task.width": 4, "until": None}
+    config.write_text(json.dumps(values))
+    assert cli.main(["train", f"table/{config}", "--steps", "5", "--out", str(out)]) == 0
+    stored = json.loads((out / "config.json").read_text())["settings"]
+    assert {name: stored[name] for name in values if name != "config"} == {
+        "optimizer.learning_rate": 1,
+        "task.width": 4,
+        "until": None,
+    }
+    assert stored["steps"] == 5  # the command line has the last word
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("CONFIG = 3", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("3", 'must hold an object with "config": one of adamw, algorithm_1, gated, streaming'),
+        ("{}", 'must hold an object with "config": one of'),
+        ('{"config": "other"}', "there is no config other"),
+        ('{"config": "mine.json"}', "name a config of snrgate there"),
+        ('{"config": "gated", "speed": 3}', "there is no setting speed"),
+        ('{"config": "gated", "task": {"width": 4}}', "there is no setting task"),
+        ('{"config": "gated", "optimizer.speed": 3}', "there is no setting optimizer.speed"),
+        ('{"config": "gated", "steps.x": 3}', "there is no setting steps.x"),
+        ('{"config": "gated", "__class__.x": 3}', "there is no setting __class__.x"),
+        ('{"config": "gated", "steps": "many"}', "steps = 'many' must be int"),
+        ('{"config": "gated", "steps": 1.5}', "steps = 1.5 must be int"),
+        ('{"config": "gated", "steps": true}', "steps = True must be int"),
+        ('{"config": "gated", "optimizer.gate": "ajar"}', "optimizer.gate = 'ajar' must be"),
+        ('{"config": "gated", "until": "soon"}', "until = 'soon' must be float | None"),
+        ('{"config": "gated", "optimizer.finite": 1}', "optimizer.finite = 1 must be bool"),
+        ('{"config": "gated", "steps": 0}', "steps = 0 must be at least 1"),
+    ],
+)
+def test_what_a_config_of_ones_own_may_not_hold(complaint, tmp_path, text, message):
+    config = tmp_path / "mine.json"
+    config.write_text(text)
+    assert message in complaint("train", f"table/{config}", "--out", str(tmp_path / "run"))
+
+
+def test_no_code_of_others_is_run(complaint, tmp_path, monkeypatch):
+    """A task's name does not lead out of the package's folder of configs."""
+    folder = Path(__file__).parents[1] / "configs"
+    (tmp_path / "mine.py").write_text("raise SystemExit('code was run')")
+    (tmp_path / "mine.json").write_text('{"config": "mine"}')
+    outside = os.path.relpath(tmp_path, folder)
+    for task in (str(tmp_path), outside):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match="there is no task"):
+            load_config(task, "mine", Denoise)
+        with pytest.raises(InputError, match="there is no task"):
+            load_config(task, "mine.json", Denoise)
+    assert "there is no task .." in complaint("train", "../cli")
 
 
 def test_every_config_is_valid_and_says_its_command():

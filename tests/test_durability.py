@@ -6,7 +6,9 @@ import json
 import math
 import multiprocessing
 import os
+import pickle
 import random
+import shutil
 import signal
 import sys
 import time
@@ -23,7 +25,8 @@ from snrgate.tasks.task import Task, of_data
 from snrgate.training.checkpoint import open_checkpoints
 from snrgate.training.folder import RunFolder
 from snrgate.training.optimizers import AdamW, Gated
-from snrgate.training.train import MOST_IN_A_ROW, Training, fit, run
+from snrgate.training.run import run
+from snrgate.training.train import MOST_IN_A_ROW, Training, fit
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
@@ -204,6 +207,51 @@ def test_a_run_with_a_damaged_checkpoint_comes_to_the_same_numbers(tmp_path, uni
     with pytest.warns(UserWarning, match="is damaged"):
         assert cli.main([*short, "--out", str(out), "--resume"]) == 0
     assert_same_run(out, uninterrupted)
+
+
+def test_nothing_in_a_run_folder_is_unpickled(tmp_path, monkeypatch):
+    """A pickle can run code; a run that comes from somebody else must not."""
+    out = tmp_path / "run"
+    short = [*TINY, "--steps", "20", "--out", str(out)]
+    assert cli.main(short) == 0
+    metrics = (out / "metrics.jsonl").read_bytes()
+    shutil.rmtree(out / "checkpoints" / "20")
+    loads, opened = np.load, []
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a pickle is read")
+
+    def plain(*args, allow_pickle=False, **kwargs):
+        assert not allow_pickle
+        return loads(*args, allow_pickle=False, **kwargs)
+
+    @contextlib.contextmanager
+    def watched(folder):
+        with open_checkpoints(folder) as checkpoints, pytest.MonkeyPatch.context() as patch:
+            for module in (pickle, pickle._Unpickler):
+                for name in {"load", "loads", "Unpickler"} & set(vars(module)):
+                    patch.setattr(module, name, refuse)
+            patch.setattr(np, "load", plain)
+            restore = checkpoints.restore
+            patch.setattr(checkpoints, "restore", lambda x: opened.append(restore(x)) or opened[0])
+            yield checkpoints
+
+    monkeypatch.setattr("snrgate.training.run.open_checkpoints", watched)
+    assert cli.main(["train", "table/gated", "--out", str(out), "--resume"]) == 0
+    assert int(opened[0].step) == 10
+    assert (out / "metrics.jsonl").read_bytes() == metrics
+    for path in out.rglob("*"):
+        if path.is_file():  # and nothing there is one: those of protocol 2 and above begin so
+            assert not path.read_bytes().startswith(b"\x80")
+
+
+def test_a_run_that_got_where_it_was_to_stop_stays_there(tmp_path):
+    out = tmp_path / "run"
+    assert cli.main([*TINY, "--until", "1.4", "--out", str(out)]) == 0
+    metrics = (out / "metrics.jsonl").read_bytes()
+    assert RunFolder(out).rows()[-1]["step"] < SETTINGS["steps"]
+    assert cli.main(["train", "table/gated", "--out", str(out), "--resume"]) == 0
+    assert (out / "metrics.jsonl").read_bytes() == metrics
 
 
 def test_a_run_of_another_version_is_refused(tmp_path, capsys):

@@ -75,6 +75,29 @@ for step in range(1000):
     assert err.endswith("; ending the others\n")
 
 
+@pytest.mark.parametrize(
+    ("fails", "status"), [("raise ValueError('mine')", 1), ("launch.leave(7)", 7)]
+)
+def test_one_that_fails_does_not_wait_for_the_others(capfd, monkeypatch, fails, status):
+    """JAX would have it wait at its end for theirs."""
+    monkeypatch.delenv("XLA_FLAGS")
+    code = f"""
+import time, jax
+from snrgate import launch
+launch.join()
+if jax.process_index() == 0:
+    print("failing", flush=True)
+    {fails}
+time.sleep(1000)
+"""
+    began = time.monotonic()
+    assert launch(python(code), 2) == status
+    assert time.monotonic() - began < 60  # two starts of JAX included
+    out, err = capfd.readouterr()
+    assert "[0] failing" in out
+    assert f"process 0 ended with {status}; ending the others" in err
+
+
 def test_an_exit_status_is_handed_on(capfd):
     assert launch(python(f"{RANK}import sys; sys.exit(7 * rank)"), 2) == 7
     assert "process 1 ended with 7; ending the others" in capfd.readouterr().err

@@ -126,3 +126,13 @@ def test_what_cannot_be_used_is_refused(tmp_path, make, message):
     make(path)
     with pytest.raises(InputError, match=message):
         load(str(path))
+
+
+def test_a_picture_that_unfolds_to_more_than_memory_holds_is_refused(tmp_path, monkeypatch):
+    """Pillow refuses twice its limit, before it decodes; here with a limit of a smaller size."""
+    assert Image.MAX_IMAGE_PIXELS is not None
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    path = tmp_path / "bomb.png"
+    Image.new("1", (200, 200)).save(path)
+    with pytest.raises(InputError, match=r"bomb.png is too large: .* could be decompression bomb"):
+        load(str(path))

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import traceback
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from snrgate.errors import InputError
 __all__ = ["Checkpoints", "open_checkpoints"]
 
 _KEEP = 3
+_PATIENCE = 60  # seconds for the processes to agree that a checkpoint is written
 
 
 class Checkpoints:
@@ -104,13 +106,18 @@ def open_checkpoints(folder: Path) -> Iterator[Checkpoints]:
     Args:
         folder: made if it is missing.
     """
-    options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, enable_async_checkpointing=True)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=_KEEP, async_options=ocp.options.AsyncOptions(timeout_secs=_PATIENCE)
+    )
     # What goes wrong in its threads orbax logs with a traceback each, and raises besides.
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
-        with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        with (
+            _system_errors(),
+            ocp.CheckpointManager(folder.absolute(), options=options) as manager,
+        ):
             checkpoints = Checkpoints(manager)
             yield checkpoints
             checkpoints.close()
@@ -131,8 +138,11 @@ def _system_errors() -> Iterator[None]:
     """Raise the system's error where the storage layer has wrapped it into one of its own."""
     try:
         yield
-    except ValueError as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        said = "".join(traceback.format_exception(error))  # and what it came of
+        code = re.search(r"os_error_code='(\d+)'", said)
+        if code is None and "Barrier timed out" in said:
+            raise OSError("another process did not write its part of a checkpoint") from error
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error

@@ -1,10 +1,12 @@
-"""Configs: settings with a name, each a Python file that ends in ``CONFIG = ...``."""
+"""Configs: settings with a name, each a Python file of this package; and one's own, as JSON."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 from snrgate.errors import InputError
+from snrgate.training.settings import replaced
 
 __all__ = ["config_names", "load_config", "task_names"]
 
@@ -27,7 +29,8 @@ def config_names(task: str) -> list[str]:
         >>> "default" in config_names("denoise")
         True
     """
-    return sorted(path.stem for path in _folder(task).glob("*.py"))
+    # A folder of the package, never one that .. leads to: its files are run.
+    return sorted(path.stem for path in _folder("").glob("*/*.py") if path.parent.name == task)
 
 
 def task_names(kind: type[Settings]) -> list[str]:
@@ -48,48 +51,59 @@ def task_names(kind: type[Settings]) -> list[str]:
 
 
 def load_config(task: str, config: str, kind: type[Settings]) -> Settings:
-    """Run a config file and return its ``CONFIG``.
+    """A config of this package by its name, or a JSON file on top of one.
 
-    Only files of this package run by name; any other has to be given as a path that ends in
-    ``.py``.
+    Such a file holds an object: the name of a config at ``"config"`` and settings by the names
+    that they have on the command line, as in
+    ``{"config": "gated", "optimizer.learning_rate": 0.01}``. It runs no code.
 
     Args:
         task: folder of the configs.
-        config: a name, or a path.
-        kind: what ``CONFIG`` must be.
+        config: a name, or a path ending in ``.json``.
+        kind: what the settings must be.
 
     Raises:
-        InputError: there is no such task or config, or it does not hold what it should.
+        InputError: there is no such task, config or setting, or it does not hold what it should.
     """
+    if config.endswith(".json"):
+        return _of_json(task, Path(config), kind)
     names = config_names(task)
     if config in names:
-        path = _folder(task) / f"{config}.py"
-    elif config.endswith(".py"):
-        path = Path(config)
+        settings = _config_of(_folder(task) / f"{config}.py")
+        if isinstance(settings, kind):
+            return settings
     elif names:
         raise InputError(
-            f"there is no config {config}; give one of {', '.join(names)}, or a path ending in .py"
+            f"there is no config {config}; give one of {', '.join(names)}, or a path ending in "
+            ".json"
         )
-    else:
-        raise InputError(f"there is no task {task}; give one of {', '.join(task_names(kind))}")
-    settings = _config_of(path)
-    if not isinstance(settings, kind):
-        raise InputError(f"config {config} must set CONFIG to a {kind.__name__}(...)")
-    return settings
+    raise InputError(f"there is no task {task}; give one of {', '.join(task_names(kind))}")
+
+
+def _of_json(task: str, path: Path, kind: type[Settings]) -> Settings:
+    """The settings of a file that may come from anywhere."""
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"config {path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"config {path} is not JSON: {error}") from error
+    if not isinstance(values, dict) or not isinstance(name := values.pop("config", None), str):
+        known = ", ".join(config_names(task))
+        raise InputError(f'config {path} must hold an object with "config": one of {known}')
+    if name.endswith(".json"):
+        raise InputError(f"config {path} is on top of {name}; name a config of snrgate there")
+    try:
+        return replaced(load_config(task, name, kind), values)
+    except ValueError as error:
+        raise InputError(f"config {path}: {error}") from error
 
 
 def _config_of(path: Path) -> Any:
-    """What a config file sets ``CONFIG`` to, ``None`` where it does not."""
+    """What a config file of this package sets ``CONFIG`` to."""
     spec = importlib.util.spec_from_file_location(f"snrgate_config_{path.stem}", path)
     assert spec is not None  # the name ends in .py
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except InputError:
-        raise
-    # The file is the user's program: whatever goes wrong in it is theirs to read.
-    except Exception as error:
-        message = f"config {path.stem} fails: {type(error).__name__}: {error}"
-        raise InputError(message) from error
-    return getattr(module, "CONFIG", None)
+    spec.loader.exec_module(module)
+    return module.CONFIG

@@ -1,9 +1,8 @@
 """The folder of one run: settings, metrics, and files that appear whole or not at all."""
 
-import dataclasses
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,8 +10,9 @@ from PIL import Image
 
 import snrgate
 from snrgate.errors import InputError
+from snrgate.training.settings import flat, replaced
 
-__all__ = ["RunFolder", "flat", "stored_settings"]
+__all__ = ["RunFolder", "stored_settings"]
 
 Settings = TypeVar("Settings")
 
@@ -31,31 +31,16 @@ def stored_settings(path: Path, like: Settings) -> Settings:
         InputError: there is no run in the folder, or one of another kind.
     """
     try:
-        return _rebuilt(like, json.loads((path / _SETTINGS).read_text())["settings"])
+        stored = json.loads((path / _SETTINGS).read_text())["settings"]
+        if stored.keys() != flat(like).keys():
+            raise ValueError("other settings")
+        return replaced(like, stored)
     except FileNotFoundError:
         raise InputError(
             f"there is no run in {path} to resume; leave out --resume to start one"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / _SETTINGS} does not hold settings of this run") from error
-
-
-def _rebuilt(like: Any, stored: Any) -> Any:
-    if dataclasses.is_dataclass(like):
-        names = {field.name for field in dataclasses.fields(like)}
-        if names != set(stored):
-            raise ValueError(f"other settings: {sorted(names ^ set(stored))}")
-        return type(like)(**{name: _rebuilt(getattr(like, name), stored[name]) for name in names})  # type: ignore[operator]
-    return tuple(stored) if isinstance(stored, list) else stored
-
-
-def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Every single setting by its name on the command line."""
-    named = {}
-    for field in dataclasses.fields(settings):
-        value, name = getattr(settings, field.name), f"{prefix}{field.name}"
-        named |= flat(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
-    return named
 
 
 class RunFolder:
@@ -90,17 +75,18 @@ class RunFolder:
             _SETTINGS,
             {
                 "version": snrgate.__version__,
-                "settings": dataclasses.asdict(settings),
+                "settings": flat(settings),
                 "fingerprint": fingerprint,
             },
         )
 
-    def reopen(self, settings: Any, fingerprint: int) -> None:
+    def reopen(self, settings: Any, fingerprint: int, free: Collection[str] = ()) -> None:
         """Make sure that the run in the folder is the one that is meant.
 
         Args:
             settings: frozen dataclass.
             fingerprint: a checksum of the data.
+            free: settings that may differ from those of the run.
 
         Raises:
             InputError: there is no run, or it has other settings, or another version of this
@@ -110,7 +96,7 @@ class RunFolder:
         changed = [
             f"{name} is {stored[name]} there, not {value}"
             for name, value in flat(settings).items()
-            if stored[name] != value
+            if stored[name] != value and name not in free
         ]
         if changed:
             raise InputError(

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snrgate.training.folder import RunFolder, flat
+from snrgate.training.folder import RunFolder
+from snrgate.training.settings import flat
 from snrgate.training.train import Training, fit, summary
 
 __all__ = ["Result", "collect", "measure", "spread"]
