@@ -36,7 +36,7 @@ STEPS = 1000
 
 # %%
 TASK = Photo("astronaut", noise=0.2)
-BATCH, EVERY = 1024, max(STEPS // 50, 1)
+BATCH, EVERY = 1024, max(STEPS // 50, 20)
 
 
 def train(optimizer):

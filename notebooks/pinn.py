@@ -35,7 +35,7 @@ STEPS = 4000
 
 # %%
 TASK = Pinn(measurements=256, noise=0.5)
-BATCH, EVERY = 128, max(STEPS // 40, 1)
+BATCH, EVERY = 128, max(STEPS // 40, 25)
 
 
 def train(optimizer):

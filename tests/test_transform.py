@@ -77,7 +77,7 @@ def test_algorithm_1_step_for_step(gate, alpha, lam):
         tx = snrgate.adamw(
             lr, B1, B2, EPS, weight_decay=wd,
             gate=gate, alpha=alpha, softness=lam,
-            noise="streaming", noise_decay=RHO, block="parameter",
+            noise="streaming", noise_decay=RHO, block="parameter", gate_weight_decay=False,
         )  # fmt: skip
         got, _ = run(tx, gs, w0, exact=False)
     np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)

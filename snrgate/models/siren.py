@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from snrgate.annotations import Array, Float
@@ -24,7 +23,8 @@ class Siren(nnx.Module):
         rngs: the stream ``params`` draws the kernels.
 
     Example:
-        >>>         >>> from flax import nnx
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
         >>> from snrgate.models.siren import Siren
         >>> model = Siren(3, width=8, depth=2, rngs=nnx.Rngs(params=0))
         >>> model(jnp.zeros((5, 2))).shape
