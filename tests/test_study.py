@@ -275,7 +275,7 @@ def test_a_smoke_sized_study(tmp_path, capsys, monkeypatch):
     for name in ("adamw-untuned", "adamw", "adamw-oracle", "gated", "sam", "hard"):
         assert f"| {name} |" in page
     assert (tmp_path / "line" / "curves.png").stat().st_size > 10_000
-    assert "[line](line/README.md)" in (tmp_path / "README.md").read_text()
+    assert "| line | a line |" in (tmp_path / "README.md").read_text()
     assert len(list(tmp_path.glob("line/tuning/*.json"))) == 6
     assert len(list(tmp_path.glob("line/runs/*.json"))) == 12
     capsys.readouterr()

@@ -129,12 +129,12 @@ def summary_page(out: Path) -> str:
     }
     for name, row in ROWS.items():
         page = out / name / "README.md"
-        came_to, minutes, link = "not run", "", name
+        came_to, minutes = "not run", ""
         if page.exists():
             came_to = page.read_text().split("\n")[4]
             seconds = [
                 json.loads(path.read_text())["seconds"] for path in (out / name).glob("*/*.json")
             ]
-            minutes, link = f"{sum(seconds) / 60:.0f}", f"[{name}]({name}/README.md)"
-        lines.append(f"| {link} | {row.title} | {asked[row.kind]} | {came_to} | {minutes} |")
+            minutes = f"{sum(seconds) / 60:.0f}"
+        lines.append(f"| {name} | {row.title} | {asked[row.kind]} | {came_to} | {minutes} |")
     return "\n".join(lines) + "\n"
