@@ -100,8 +100,8 @@ def train(args: Sequence[str]) -> None:
     from snrgate.training.run import run
     from snrgate.training.train import Training
 
-    known = ", ".join(task_names(Training))
     if not args or args[0].startswith("-"):
+        known = ", ".join(task_names(Training))
         raise InputError(
             f"name a task and an optimizer, as in snrgate train digits/gated; there are {known}"
         )

@@ -83,9 +83,9 @@ def run_row(row: Row, study: Study, out: Path) -> Contenders:
     """
     results: Contenders = {}
 
-    def measured(name: str, training: Training, note: str) -> None:
+    def measured(name: str, training: Training) -> None:
         runs = {seed: _seeded(training, seed, study) for seed in study.seeds}
-        kept = collect({f"{name}-seed{s}": t for s, t in runs.items()}, out / note)
+        kept = collect({f"{name}-seed{s}": t for s, t in runs.items()}, out / "runs")
         results[name] = dict(zip(runs, kept.values(), strict=True))
 
     def wanted(name: str) -> bool:
@@ -97,15 +97,16 @@ def run_row(row: Row, study: Study, out: Path) -> Contenders:
         if wanted(name)
     }
     if wanted("adamw"):
-        measured("adamw-untuned", row.base, "runs")
+        measured("adamw-untuned", row.base)
     for name, (for_last, for_best) in tuned.items():
-        measured(name, for_last, "runs")
+        measured(name, for_last)
         if name == "adamw" and row.kind != "grokking":
-            measured("adamw-oracle", for_best, "runs")
-    for name in filter(wanted, row.ablations):
-        gated = _tune(row, "gated", study, out / "tuning")[0].optimizer
-        training = row.ablation(name, gated.learning_rate, gated.weight_decay)
-        measured(name, training, "runs")
+            measured("adamw-oracle", for_best)
+    if ablations := list(filter(wanted, row.ablations)):
+        best_gated, _ = tuned.get("gated") or _tune(row, "gated", study, out / "tuning")
+        gated = best_gated.optimizer
+        for name in ablations:
+            measured(name, row.ablation(name, gated.learning_rate, gated.weight_decay))
     return results
 
 

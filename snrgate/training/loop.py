@@ -55,8 +55,7 @@ def mean_gradient(groups: Sequence[Group]) -> Gradients:
 
     def gradients(params: PyTree, batches: Batches) -> tuple[Array, PyTree, dict[str, Any]]:
         value, grads = jax.value_and_grad(mean_loss)(params, batches)
-        sizes = [jax.tree.leaves(batch)[0].shape[0] for batch in batches]
-        return value, grads, {"sample_size": sizes[0]}
+        return value, grads, {"sample_size": jax.tree.leaves(batches[0])[0].shape[0]}
 
     return gradients
 
