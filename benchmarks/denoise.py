@@ -9,9 +9,8 @@ interrupted study goes on where it was. Last come the table (``README.md``) and 
 
 import dataclasses
 import json
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from snrgate.training.compare import fit, start
 from snrgate.training.folder import RunFolder
 from snrgate.training.plots import to_png
 from snrgate.training.report import summarise
+from snrgate.training.sweep import spread
 
 RATES = (3e-4, 1e-3, 3e-3)
 GATED = "gated"
@@ -99,11 +99,6 @@ def collect(study: Study) -> dict[tuple[str, int, str], dict[str, Any]]:
     return results
 
 
-def spread(values: Sequence[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def table(study: Study, results: dict[tuple[str, int, str], dict[str, Any]]) -> str:
     """Median and range over the seeds, a line for each photo."""
     names = [name for name in variants() if name != GATED]
@@ -131,7 +126,7 @@ def table(study: Study, results: dict[tuple[str, int, str], dict[str, Any]]) -> 
         "|:--|" + "--:|" * len(columns),
     ]
     for photo in study.photos:
-        cells = [spread([f(photo, seed) for seed in study.seeds]) for f in columns.values()]
+        cells = [spread([f(photo, seed) for seed in study.seeds], 2) for f in columns.values()]
         lines.append(f"| {photo} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,6 @@ noise; the clean photo, where there is one, only measures how far the fit has co
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
@@ -19,7 +18,7 @@ from snrgate.errors import InputError
 from snrgate.models.coordinate import CoordinateMLP
 from snrgate.models.siren import Siren
 from snrgate.tasks.picture import MIN_SIDE, load, shrink
-from snrgate.tasks.task import Group, of_data
+from snrgate.tasks.task import Group, of_data, require
 
 __all__ = ["Denoise", "DenoiseTask", "NoisyPhoto", "make_task", "noisy_photo", "psnr"]
 
@@ -90,31 +89,25 @@ class Denoise:
             InputError: naming the setting and what it may be.
         """
         for name in ("steps", "width", "depth", "frequencies", "eval_every", "checkpoint_every"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
-        _require(
-            self, "size", self.size == 0 or self.size >= MIN_SIDE, f"0, or at least {MIN_SIDE}"
-        )
+            require(self, **{name: (getattr(self, name) >= 1, "at least 1")})
+        large = self.size == 0 or self.size >= MIN_SIDE
+        require(self, size=(large, f"0, or at least {MIN_SIDE}"))
         for name in ("noise", "seed", "weight_decay", "photons"):
-            _require(self, name, getattr(self, name) >= 0, "0 or more")
+            require(self, **{name: (getattr(self, name) >= 0, "0 or more")})
         for name in ("learning_rate", "z", "fourier_scale"):
-            _require(self, name, getattr(self, name) > 0, "more than 0")
+            require(self, **{name: (getattr(self, name) > 0, "more than 0")})
         for name in ("b1", "b2", "noise_decay"):
-            _require(self, name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-        _require(self, "seed", self.seed < 2**32, "less than 2**32")
-        _require(self, "batch_size", self.batch_size >= 2, "at least 2")
+            require(self, **{name: (0 <= getattr(self, name) < 1, "in [0, 1)")})
+        require(self, seed=(self.seed < 2**32, "less than 2**32"))
+        require(self, batch_size=(self.batch_size >= 2, "at least 2"))
         kinds = {"gate": Gate, "block": Block, "noise_estimator": Estimator, "network": Network}
         for name, kind in kinds.items():
             choices = get_args(kind)
-            _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+            known = getattr(self, name) in choices
+            require(self, **{name: (known, f"one of {', '.join(choices)}")})
         choices, chosen = get_args(Optimizer), self.optimizers
         ok = len(chosen) > 0 and set(chosen) <= set(choices) and len(set(chosen)) == len(chosen)
-        _require(self, "optimizers", ok, f"some of {', '.join(choices)}, each once")
-
-
-def _require(settings: Denoise, name: str, holds: bool, what: str) -> None:
-    value = getattr(settings, name)
-    if not holds or (isinstance(value, float) and not math.isfinite(value)):
-        raise InputError(f"{name} = {value} must be {what}")
+        require(self, optimizers=(ok, f"some of {', '.join(choices)}, each once"))
 
 
 class NoisyPhoto(NamedTuple):

@@ -1,5 +1,6 @@
 """What there is to learn: groups of examples, the loss of one example, a measure of success."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -102,5 +103,6 @@ def require(settings: object, **conditions: tuple[bool, str]) -> None:
         InputError: naming the first field that will not do.
     """
     for name, (holds, what) in conditions.items():
-        if not holds:
-            raise InputError(f"{name} = {getattr(settings, name)} must be {what}")
+        value = getattr(settings, name)
+        if not holds or (isinstance(value, float) and not math.isfinite(value)):
+            raise InputError(f"{name} = {value} must be {what}")
