@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from scipy.integrate import solve_ivp
 from scipy.stats import wasserstein_distance
 
 from snrgate.errors import InputError
+from snrgate.models.transformer import Transformer
 from snrgate.tasks.chaos import Chaos, lorenz
 from snrgate.tasks.denoise import Denoise, noisy_photo
 from snrgate.tasks.digits import Digits
@@ -260,3 +262,9 @@ def test_shot_noise_grows_with_the_light():
 def test_what_cannot_be_learned_from_is_refused(settings, named):
     with pytest.raises(InputError, match=named.replace("(", r"\(")):
         settings()
+
+
+def test_the_last_position_alone_has_the_logits_it_has_among_all():
+    model = Transformer(11, 6, width=16, depth=2, heads=4, rngs=nnx.Rngs(params=0))
+    tokens = jax.random.randint(jax.random.key(0), (3, 6), 0, 11)
+    np.testing.assert_allclose(model(tokens, last=True), model(tokens)[:, -1:], rtol=1e-5)

@@ -79,7 +79,7 @@ class Division:
         graph, params = nnx.split(model)
 
         def predict(params: PyTree, question: Array) -> Array:
-            return nnx.merge(graph, params)(question)[-1]
+            return nnx.merge(graph, params)(question, last=True)[-1]
 
         def right(params: PyTree, rows: np.ndarray, key: np.ndarray) -> Array:
             if not len(rows):
