@@ -14,8 +14,10 @@ from snrgate import cli
 from snrgate.errors import InputError
 from snrgate.study.controls import Control
 from snrgate.study.peers import Cautious, Grokfast, Muon, OrthoGrad, RowNormLion, Sam
+from snrgate.study.references import references
+from snrgate.study.results import score, steps_to, steps_words, stored
 from snrgate.study.rows import ABLATIONS, PEERS, ROWS, Row
-from snrgate.study.run import Study, run, score
+from snrgate.study.run import Study, run
 from snrgate.study.tables import verdict
 from snrgate.tasks.task import Task, of_data
 from snrgate.training.configs import config_names, load_config, task_names
@@ -254,6 +256,40 @@ def test_verdicts_by_hand():
     assert said("noisy", result(0.89)) == "Not reached"
     assert said("clean", result(0.694)) == "Reached"
     assert said("clean", result(0.692)) == "Not reached"
+    assert said("confusing", result(0.95)) == "Not reached"  # AdamW does not fail there
+    adamw = {0: result(0.4, best=0.5)}
+    assert said("confusing", result(0.95)) == "Reached"
+    assert said("confusing", result(0.85)) == "Not reached"
+
+
+def run_of(*values, steps=30):
+    """A run with the values of its metric at steps 10, 20, ..."""
+    curve = [[10 * (i + 1), value] for i, value in enumerate(values)]
+    return result(values[-1], steps) | {
+        "curve": curve,
+        "settings": {"until": None, "steps": steps},
+    }
+
+
+def test_steps_are_counted_to_where_the_metric_first_is_as_good():
+    runs = [run_of(0.1, 0.96, 0.2), run_of(0.95, 0.1, 0.1), run_of(0.1, 0.2, 0.3)]
+    assert [steps_to(run, 0.95) for run in runs] == [20, 10, math.inf]
+    assert steps_words(runs, 0.95) == "20 (10 to 20), 1 of 3 never"
+    assert steps_words(runs[2:], 0.95) == "none of 1 in 30"
+    assert steps_words(runs[1:], 0.95) == "- (10 to 10), 1 of 2 never"
+
+
+def test_grokking_is_judged_by_the_median_of_the_steps():
+    row = dataclasses.replace(ROWS["digits-40"], kind="grokking", reach=0.95)
+    fast, slow, never = run_of(0.96), run_of(0.1, 0.96), run_of(0.1, 0.2, 0.3)
+
+    def said(gated, adamw):
+        contenders = {"adamw": dict(enumerate(adamw)), "gated": dict(enumerate(gated))}
+        return verdict(row, contenders).split(":")[0]
+
+    assert said([fast, slow, never], [slow]) == "Reached"
+    assert said([slow], [fast]) == "Not reached"
+    assert said([never], [never]) == "Not reached"
 
 
 def test_what_is_there_is_not_run_again(tmp_path):
@@ -269,18 +305,23 @@ def test_what_is_there_is_not_run_again(tmp_path):
 def test_a_smoke_sized_study(tmp_path, capsys, monkeypatch):
     row = Row("a line", "noisy", LINE, (0.05,), (0.0, 0.1), peers=("sam",), ablations=("hard",))
     monkeypatch.setitem(ROWS, "line", row)
+    references.register(Line, lambda task, seed: {"closed form": 0.5})
     study = Study(rows=("line",), tuning_seeds=(100,), seeds=(0, 1), steps=4, out=tmp_path)
     run(study)
     page = (tmp_path / "line" / "README.md").read_text()
-    for name in ("adamw-untuned", "adamw", "adamw-oracle", "gated", "sam", "hard"):
+    for name in ("adamw-untuned", "adamw", "gated", "sam", "hard"):
         assert f"| {name} |" in page
     assert (tmp_path / "line" / "curves.png").stat().st_size > 10_000
-    assert "| line | a line |" in (tmp_path / "README.md").read_text()
+    assert "| [line](line/README.md) | a line |" in (tmp_path / "README.md").read_text()
+    assert "| closed form | 0.5000 (0.5000 to 0.5000) |" in page
     assert len(list(tmp_path.glob("line/tuning/*.json"))) == 6
-    assert len(list(tmp_path.glob("line/runs/*.json"))) == 12
+    runs = stored(tmp_path / "line" / "runs", row.contenders())
+    assert {name: list(seeds) for name, seeds in runs.items() if name != "adamw-oracle"} == {
+        name: [0, 1] for name in ("adamw-untuned", "adamw", "gated", "sam", "hard")
+    }
     capsys.readouterr()
     run(study)
-    assert "seed" not in capsys.readouterr().out  # nothing was left to do
+    assert "-seed" not in capsys.readouterr().out  # nothing was left to do
     with pytest.raises(InputError, match="there is no row lime"):
         run(dataclasses.replace(study, rows=("lime",)))
 

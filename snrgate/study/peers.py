@@ -13,9 +13,9 @@ import optax
 from snrgate.annotations import Array, PyTree
 from snrgate.tasks.task import Task
 from snrgate.training.loop import Batches, mean_gradient
-from snrgate.training.optimizers import AdamW, Built
+from snrgate.training.optimizers import AdamW, Built, Gated
 
-__all__ = ["Cautious", "Grokfast", "Muon", "OrthoGrad", "RowNormLion", "Sam"]
+__all__ = ["Cautious", "FreshGated", "Grokfast", "Muon", "OrthoGrad", "RowNormLion", "Sam"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +113,13 @@ class RowNormLion(AdamW):
             optax.stateless(lambda u, w: jax.tree.map_with_path(clip, u, w)),
         )
         return Built(tx, mean_gradient(task.groups))
+
+
+@dataclasses.dataclass(frozen=True)
+class FreshGated(Gated):
+    """The gated AdamW, as if every batch were fresh: only what differs between batches is noise."""
+
+    finite: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

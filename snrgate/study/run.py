@@ -1,22 +1,26 @@
 """Run the study: tune on tuning seeds, measure on fresh ones, keep every run as JSON."""
 
 import dataclasses
+import json
 import statistics
 from pathlib import Path
 
 from snrgate.errors import InputError
+from snrgate.study.references import references
+from snrgate.study.results import score, stored
 from snrgate.study.rows import ROWS, Row
-from snrgate.study.tables import row_page, summary_page
+from snrgate.study.summary import summary_page
+from snrgate.study.tables import row_page
 from snrgate.training.folder import RunFolder
 from snrgate.training.plots import to_png
+from snrgate.training.settings import flat
 from snrgate.training.side_by_side import curves
-from snrgate.training.sweep import Result, collect
+from snrgate.training.sweep import collect
 from snrgate.training.train import Training
 
-__all__ = ["Study", "run", "score"]
+__all__ = ["Study", "run"]
 
-Contenders = dict[str, dict[int, Result]]
-"""Results by contender and seed."""
+_IN_FIGURE = ("adamw-untuned", "adamw", "adamw-oracle", "gated", "gated-fresh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Study:
     list: bool = False
     """Only list the rows, with what each took."""
     tuning_seeds: tuple[int, ...] = (100, 101)
-    """Seeds on which learning rate and weight decay are chosen."""
+    """Seeds on which learning rate and weight decay are chosen; slow rows use the first."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds that are reported."""
     steps: int | None = None
@@ -54,60 +58,52 @@ def run(study: Study) -> None:
     if not study.list:
         for name in names:
             print(f"\n{name}: {ROWS[name].title}", flush=True)
-            contenders = run_row(ROWS[name], study, study.out / name)
-            folder = RunFolder(study.out / name)
-            folder.write("README.md", row_page(name, ROWS[name], contenders).encode())
-            shown = {
-                n: list(contenders[n].values())
-                for n in ("adamw-untuned", "adamw", "adamw-oracle", "gated")
-                if n in contenders
-            }
-            folder.write("curves.png", to_png(curves(shown)))
+            _write_row(name, ROWS[name], study, study.out / name)
     page = summary_page(study.out)
     if not study.list:
         RunFolder(study.out).write("README.md", page.encode())
     print(page)
 
 
-def run_row(row: Row, study: Study, out: Path) -> Contenders:
+def _write_row(name: str, row: Row, study: Study, out: Path) -> None:
+    """Run what is missing of a row, then write its page from all there is of it."""
+    _run_row(row, study, out)
+    others = _references(row, study, out)
+    contenders = stored(out / "runs", row.contenders())
+    folder = RunFolder(out)
+    folder.write("README.md", row_page(name, row, contenders, others).encode())
+    shown = {n: list(runs.values()) for n, runs in contenders.items() if n in _IN_FIGURE}
+    folder.write("curves.png", to_png(curves(shown)))
+
+
+def _run_row(row: Row, study: Study, out: Path) -> None:
     """Tune every contender of a row, then measure it on the fresh seeds.
 
-    Args:
-        row: the row.
-        study: the seeds.
-        out: folder of the row.
-
-    Returns:
-        The results on the fresh seeds. AdamW is there three times: as one takes it without
-        tuning, tuned for its last step, and tuned for its best step, which takes an oracle.
+    AdamW is there three times: as one takes it without tuning, tuned for its last step, and,
+    where these are other settings, tuned for its best step, which takes an oracle.
     """
-    results: Contenders = {}
 
-    def measured(name: str, training: Training) -> None:
-        runs = {seed: _seeded(training, seed, study) for seed in study.seeds}
-        kept = collect({f"{name}-seed{s}": t for s, t in runs.items()}, out / "runs")
-        results[name] = dict(zip(runs, kept.values(), strict=True))
+    def measure(name: str, training: Training) -> None:
+        runs = {f"{name}-seed{s}": _seeded(training, s, study) for s in study.seeds}
+        collect(runs, out / "runs")
 
     def wanted(name: str) -> bool:
         return not study.only or name in study.only
 
-    tuned = {
-        name: _tune(row, name, study, out / "tuning")
-        for name in ("adamw", "gated", *row.peers)
-        if wanted(name)
-    }
     if wanted("adamw"):
-        measured("adamw-untuned", row.base)
-    for name, (for_last, for_best) in tuned.items():
-        measured(name, for_last)
-        if name == "adamw" and row.kind != "grokking":
-            measured("adamw-oracle", for_best)
+        measure("adamw-untuned", row.base)
+    for name in filter(wanted, ("adamw", "gated", *row.peers)):
+        for_last, for_best = _tune(row, name, study, out / "tuning")
+        measure(name, for_last)
+        if name == "adamw" and for_best != for_last:
+            measure("adamw-oracle", for_best)
+        elif name == "adamw":
+            for path in (out / "runs").glob("adamw-oracle-*.json"):
+                path.unlink()  # of an earlier tuning
     if ablations := list(filter(wanted, row.ablations)):
-        best_gated, _ = tuned.get("gated") or _tune(row, "gated", study, out / "tuning")
-        gated = best_gated.optimizer
+        gated = _tune(row, "gated", study, out / "tuning")[0].optimizer
         for name in ablations:
-            measured(name, row.ablation(name, gated.learning_rate, gated.weight_decay))
-    return results
+            measure(name, row.ablation(name, gated.learning_rate, gated.weight_decay))
 
 
 def _tune(row: Row, name: str, study: Study, out: Path) -> tuple[Training, Training]:
@@ -116,34 +112,30 @@ def _tune(row: Row, name: str, study: Study, out: Path) -> tuple[Training, Train
     runs = {
         f"{label}-seed{seed}": _seeded(training, seed, study)
         for label, training in grid.items()
-        for seed in study.tuning_seeds
+        for seed in study.tuning_seeds[: row.tuned_on]
     }
     results = collect(runs, out)
 
     def median(label: str, which: str) -> float:
-        seeds = [results[f"{label}-seed{seed}"] for seed in study.tuning_seeds]
+        seeds = [r for name, r in results.items() if name.startswith(f"{label}-seed")]
         return statistics.median(score(result, which) for result in seeds)
 
     last, best = (max(grid, key=lambda n, w=which: median(n, w)) for which in ("last", "best"))
     return grid[last], grid[best]
 
 
-def score(result: Result, which: str = "last") -> float:
-    """How good a result is; of two that got where they were to stop, the faster is better.
-
-    Args:
-        result: of a run.
-        which: its "last" or its "best" row.
-
-    Returns:
-        A number, higher is better.
-    """
-    sign = 1 if result["higher_is_better"] else -1
-    value = sign * result[which][result["metric"]]
-    until = result["settings"]["until"]
-    if until is not None and value >= sign * until:
-        return 1e9 - result[which]["step"]
-    return value
+def _references(row: Row, study: Study, out: Path) -> dict[int, dict[str, float]]:
+    """What other means come to on the same data, measured once and kept."""
+    path = out / "references.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if kept.get("task") != json.loads(json.dumps(flat(row.base.task))):
+        kept = {"task": flat(row.base.task), "values": {}}
+    values = kept["values"]
+    for seed in map(str, study.seeds):
+        if seed not in values:
+            values[seed] = references(row.base.task, int(seed))
+            RunFolder(out).write_json("references.json", kept)
+    return {seed: values[str(seed)] for seed in study.seeds}
 
 
 def _seeded(training: Training, seed: int, study: Study) -> Training:

@@ -1,70 +1,138 @@
-"""What the study came to: a page for each row, and one for all of them."""
+"""The page of one row: every contender, and what would have done without a network."""
 
-import json
 import statistics
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from snrgate.study.rows import ROWS, Row
-from snrgate.training.sweep import Result, spread
+from snrgate.study.results import Contenders, median, spread_of, steps_to, steps_words
+from snrgate.study.rows import Row
+from snrgate.training.sweep import spread
 
-__all__ = ["row_page", "summary_page", "verdict"]
+__all__ = ["head", "line", "oracle_best", "row_page", "verdict"]
 
 _HARM = 0.01  # how much worse than AdamW the gate may be on clean data
+_UNDERSTOOD, _CONFUSED = 0.9, 0.5  # what wrong answers leave of the gate, and of AdamW
+_NOT_MEASURED = {"step", "optimizer"}
 
 
-def row_page(name: str, row: Row, contenders: Mapping[str, Mapping[int, Result]]) -> str:
+def row_page(
+    name: str, row: Row, contenders: Contenders, references: Mapping[int, Mapping[str, float]]
+) -> str:
     """The page of one row.
 
     Args:
         name: of the row.
         row: the row.
         contenders: results by contender and seed.
+        references: by seed and label, what :mod:`snrgate.study.references` comes to.
     """
+    base = row.base
     first = next(iter(next(iter(contenders.values())).values()))
     metric = first["metric"]
     plain = metric.replace("_", " ")
+    better = "more is better" if first["higher_is_better"] else "less is better"
+    reach = [] if row.reach is None else [f"steps to {row.reach:g}"]
+    header = [
+        "contender",
+        "learning rate",
+        "weight decay",
+        f"{plain}, last step",
+        f"{plain}, best step",
+        "at step",
+        *reach,
+        "seconds",
+        "failed",
+    ]
     lines = [
         f"# {row.title}",
         "",
         f"    snrgate study --rows {name}",
         "",
-        f"{verdict(row, contenders)}",
+        verdict(row, contenders),
         "",
-        f"| contender | learning rate | weight decay | {plain}, last step | {plain}, best step "
-        "| at step | seconds | failed |",
-        "|:--|--:|--:|--:|--:|--:|--:|--:|",
+        f"{plain.capitalize()}: {better}. {base.steps:,} steps of {base.batch_size} examples.",
+        "",
+        *head(header, left=1),
     ]
     for label, results in contenders.items():
         runs = list(results.values())
-        good = [r for r in runs if not r["diverged"]]
         settings = runs[0]["settings"]
         cells = [
             label,
             f"{settings['optimizer.learning_rate']:g}",
             f"{settings['optimizer.weight_decay']:g}",
-            *(
-                spread([r[which][metric] for r in good], 4) if good else "-"
-                for which in ("last", "best")
-            ),
-            spread([r["best"]["step"] for r in good], 0) if good else "-",
+            spread_of(results, "last"),
+            spread_of(results, "best"),
+            spread_of(results, "best", "step"),
+            *([] if row.reach is None else [steps_words(runs, row.reach)]),
             spread([r["seconds"] for r in runs], 0),
-            str(len(runs) - len(good)),
+            str(sum(r["diverged"] for r in runs)),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(line(cells))
     seeds = ", ".join(str(seed) for seed in next(iter(contenders.values())))
+    on = "another seed" if row.tuned_on == 1 else f"{row.tuned_on} other seeds"
     lines += [
         "",
         f"Median (range) over the seeds {seeds}. Learning rate and weight decay were chosen on "
-        "other seeds: for the last step, and for adamw-oracle for the best step, which takes "
+        f"{on}: for the last step, and for adamw-oracle for the best step, which takes "
         "clean held-out data to find.",
         "",
+        *_other_measures(contenders, metric),
+        *_without(references, plain),
         "![curves](curves.png)",
     ]
     return "\n".join(lines) + "\n"
 
 
-def verdict(row: Row, contenders: Mapping[str, Mapping[int, Result]]) -> str:
+def _other_measures(contenders: Contenders, metric: str) -> list[str]:
+    """Everything else that was measured at the last step."""
+    rows = [r["last"] for results in contenders.values() for r in results.values()]
+    keys = [k for k in dict.fromkeys(k for row in rows for k in row) if k != metric]
+    keys = [k for k in keys if k not in _NOT_MEASURED]
+    lines = ["What else was measured at the last step:", ""]
+    lines += head(["contender", *(k.replace("_", " ") for k in keys)], left=1)
+    for label, results in contenders.items():
+        lines.append(line([label, *(spread_of(results, "last", key) for key in keys)]))
+    return [*lines, ""]
+
+
+def _without(references: Mapping[int, Mapping[str, float]], plain: str) -> list[str]:
+    labels = list(dict.fromkeys(label for values in references.values() for label in values))
+    if not labels:
+        return []
+    lines = ["Other means, on the same data and seeds:", "", *head(["means", plain], left=1)]
+    for label in labels:
+        lines.append(line([label, spread([v[label] for v in references.values()], 4)]))
+    return [*lines, ""]
+
+
+def head(cells: Sequence[str], left: int) -> list[str]:
+    """The first two lines of a table.
+
+    Args:
+        cells: names of the columns.
+        left: how many of them are set flush left.
+    """
+    rule = [":--"] * left + ["--:"] * (len(cells) - left)
+    return [line(cells), "|" + "|".join(rule) + "|"]
+
+
+def line(cells: Sequence[str]) -> str:
+    """A line of a table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def oracle_best(contenders: Contenders) -> float:
+    """AdamW's best step, whichever tuning it came of; takes clean held-out data to find.
+
+    Args:
+        contenders: results by contender and seed.
+    """
+    names = [name for name in ("adamw", "adamw-oracle") if name in contenders]
+    up = next(iter(contenders[names[0]].values()))["higher_is_better"]
+    return (max if up else min)(median(contenders[name], "best") for name in names)
+
+
+def verdict(row: Row, contenders: Contenders) -> str:
     """Whether the gate did what was asked of it, in a sentence with its numbers.
 
     Args:
@@ -73,68 +141,35 @@ def verdict(row: Row, contenders: Mapping[str, Mapping[int, Result]]) -> str:
     """
     if "gated" not in contenders or "adamw" not in contenders:
         return "Not measured yet."
-    gated = list(contenders["gated"].values())
-    metric, up = gated[0]["metric"], gated[0]["higher_is_better"]
-
-    def median(name: str, which: str, key: str = metric) -> float:
-        return statistics.median(r[which][key] for r in contenders[name].values())
-
-    last = median("gated", "last")
-    if row.kind == "grokking":
-        steps, other = median("gated", "last", "step"), median("adamw", "last", "step")
-        if row.base.until is None:
-            held = last > median("adamw", "last")
-            return f"{_yes(held)}: gated {last:.3f}, tuned AdamW {median('adamw', 'last'):.3f}."
-        there = last >= row.base.until
-        how = f"in {steps:.0f} steps" if there else f"not in {steps:.0f} steps ({last:.3f})"
-        return f"{_yes(there and steps <= other)}: gated {how}, tuned AdamW in {other:.0f}."
+    gated, adamw = contenders["gated"], contenders["adamw"]
+    up = next(iter(gated.values()))["higher_is_better"]
+    last, other = median(gated, "last"), median(adamw, "last")
+    if row.kind == "grokking" and row.reach is not None:
+        steps = [
+            statistics.median(steps_to(r, row.reach) for r in runs.values())
+            for runs in (gated, adamw)
+        ]
+        held = steps[0] <= steps[1] and steps[0] < float("inf")
+        how = [steps_words(runs.values(), row.reach) for runs in (gated, adamw)]
+        return f"{_yes(held)}: steps to {row.reach:g}: gated {how[0]}, tuned AdamW {how[1]}."
+    if row.kind == "confusing":
+        held = last >= _UNDERSTOOD and other < _CONFUSED
+        return (
+            f"{_yes(held)}: gated {last:.3f}, tuned AdamW {other:.3f} at the last step and "
+            f"{oracle_best(contenders):.3f} at its best."
+        )
     if row.kind == "clean":
-        other = median("adamw", "last")
         worse = (other - last if up else last - other) / abs(other)
         held = _yes(worse <= _HARM)
-        return f"{held}: gated {last:.4f}, tuned AdamW {other:.4f}; {worse:.1%} worse."
-    oracle = max if up else min
-    best = oracle(median(n, "best") for n in ("adamw", "adamw-oracle") if n in contenders)
+        how = f"{worse:.1%} worse" if worse > 0 else f"{-worse:.1%} better"
+        return f"{held}: gated {last:.4f}, tuned AdamW {other:.4f}; {how}."
+    best = oracle_best(contenders)
     held = last >= best if up else last <= best
     return (
         f"{_yes(held)}: gated at its last step {last:.4f}, AdamW at its best (by oracle) "
-        f"{best:.4f}, at its last {median('adamw', 'last'):.4f}."
+        f"{best:.4f}, at its last {other:.4f}."
     )
 
 
 def _yes(held: bool) -> str:
     return "Reached" if held else "Not reached"
-
-
-def summary_page(out: Path) -> str:
-    """All rows that have been run, from the pages of the rows.
-
-    Args:
-        out: folder of the study.
-    """
-    lines = [
-        "# The study",
-        "",
-        "    snrgate study",
-        "",
-        "runs what is missing and writes these pages; `snrgate study --rows NAME` one row.",
-        "",
-        "| row | task | asked | came to | minutes |",
-        "|:--|:--|:--|:--|--:|",
-    ]
-    asked = {
-        "noisy": "last step as good as AdamW's best",
-        "clean": "at most 1 % worse than AdamW",
-        "grokking": "as fast as tuned AdamW",
-    }
-    for name, row in ROWS.items():
-        page = out / name / "README.md"
-        came_to, minutes = "not run", ""
-        if page.exists():
-            came_to = page.read_text().split("\n")[4]
-            seconds = [
-                json.loads(path.read_text())["seconds"] for path in (out / name).glob("*/*.json")
-            ]
-            minutes = f"{sum(seconds) / 60:.0f}"
-        lines.append(f"| {name} | {row.title} | {asked[row.kind]} | {came_to} | {minutes} |")
-    return "\n".join(lines) + "\n"

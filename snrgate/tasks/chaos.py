@@ -14,7 +14,7 @@ from snrgate.annotations import Array, Float, PyTree
 from snrgate.models.mlp import MLP
 from snrgate.tasks.task import Task, from_arrays, require
 
-__all__ = ["Chaos", "System", "lorenz"]
+__all__ = ["Chaos", "System", "lorenz", "windows"]
 
 System = Literal["lorenz", "laser"]
 _STEP = 0.05  # time between two measurements of the Lorenz system
@@ -49,6 +49,22 @@ class Chaos:
             lags=(self.lags >= 1, "at least 1"),
         )
 
+    def data(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The series that is learned from, and what comes after it.
+
+        Args:
+            seed: of the sensor noise, and of where Lorenz starts.
+
+        Returns:
+            The noisy measurements (``train``, channels), and the 3,000 after them without added
+            noise; both in units of the deviation of the first without noise, from their mean.
+        """
+        clean = _series(self.system, self.train + 3000, seed)
+        clean = (clean - clean[: self.train].mean(0)) / clean[: self.train].std(0)
+        rng = np.random.default_rng(seed)
+        noisy = clean[: self.train] + self.noise * rng.standard_normal((self.train, clean.shape[1]))
+        return noisy.astype(np.float32), clean[self.train :]
+
     def make(self, seed: int) -> Task:
         """The task.
 
@@ -61,16 +77,11 @@ class Chaos:
             ``attractor_distance`` is that of a free run of 1,000 steps from the attractor: the
             mean over coordinates of the Wasserstein distance between their distributions.
         """
-        clean = _series(self.system, self.train + 3000, seed)
-        clean = (clean - clean[: self.train].mean(0)) / clean[: self.train].std(0)
-        rng = np.random.default_rng(seed)
-        noisy = clean[: self.train] + self.noise * rng.standard_normal((self.train, clean.shape[1]))
-        noisy = noisy.astype(np.float32)
-        inputs, targets = _windows(noisy, self.lags)
-        test_inputs, test_targets = _windows(clean[self.train :], self.lags)
+        noisy, later = self.data(seed)
+        test_inputs, test_targets = windows(later, self.lags)
 
         attractor = np.sort(test_targets[:_ROLLOUT], axis=0)
-        channels = clean.shape[1]
+        channels = later.shape[1]
         sizes = (self.lags * channels, *[self.width] * self.depth, channels)
         graph, params = nnx.split(MLP(sizes, nnx.gelu, rngs=nnx.Rngs(params=seed)))
 
@@ -101,11 +112,35 @@ class Chaos:
             params,
             predict,
             lambda output, target: jnp.mean(jnp.square(output - target)),
-            (inputs, targets),
+            windows(noisy, self.lags),
             evaluate,
             "error",
             higher_is_better=False,
         )
+
+
+def windows(
+    series: Float[np.ndarray, "length channels"], lags: int
+) -> tuple[Float[np.ndarray, "n inputs"], Float[np.ndarray, "n channels"]]:
+    """What the next measurement is predicted from, and the next measurement.
+
+    Args:
+        series: measurements in a row.
+        lags: how many of them make an input, the oldest first.
+
+    Returns:
+        Inputs, ``lags * channels`` each, and targets, one for each measurement but the first
+        ``lags``.
+
+    Example:
+        >>> import numpy as np
+        >>> from snrgate.tasks.chaos import windows
+        >>> inputs, targets = windows(np.arange(4.0)[:, None], 2)
+        >>> print(inputs.tolist(), targets.tolist())
+        [[0.0, 1.0], [1.0, 2.0]] [[2.0], [3.0]]
+    """
+    inputs = np.stack([series[i : len(series) - lags + i] for i in range(lags)], axis=1)
+    return inputs.reshape(len(inputs), -1), series[lags:]
 
 
 def lorenz(length: int, start: Float[np.ndarray, "3"]) -> Float[np.ndarray, "length 3"]:
@@ -139,8 +174,3 @@ def _series(system: System, length: int, seed: int) -> np.ndarray:
         return np.load(io.BytesIO(file.read_bytes()))[:length].reshape(length, 1).astype(np.float32)
     start = np.random.default_rng(seed).standard_normal(3) + np.array([0, 0, 25.0])
     return lorenz(length + 200, start)[200:].astype(np.float32)
-
-
-def _windows(series: np.ndarray, lags: int) -> tuple[np.ndarray, np.ndarray]:
-    inputs = np.stack([series[i : len(series) - lags + i] for i in range(lags)], axis=1)
-    return inputs.reshape(len(inputs), -1), series[lags:]

@@ -31,6 +31,25 @@ class Digits:
         """Refuse what cannot be learned from."""
         require(self, wrong=(0 <= self.wrong <= 1, "in [0, 1]"))
 
+    def data(self, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """What is learned from, and what is held out.
+
+        Args:
+            seed: of the split and the wrong labels.
+
+        Returns:
+            Pixels (1200, 64), between 0 and 1, and labels (1200,) of the training, some of them
+            wrong, then pixels (597, 64) and labels (597,) held out, all of them right.
+        """
+        pixels, labels = (np.asarray(x) for x in load_digits(return_X_y=True))
+        pixels, labels = (pixels / 16).astype(np.float32), labels.astype(np.int32)
+        rng = np.random.default_rng(seed)
+        train, test = np.split(rng.permutation(len(labels)), [1200])
+        given = labels[train]
+        swapped = rng.random(len(train)) < self.wrong
+        given[swapped] = (given[swapped] + rng.integers(1, 10, swapped.sum())) % 10
+        return (pixels[train], given), (pixels[test], labels[test])
+
     def make(self, seed: int) -> Task:
         """The task.
 
@@ -40,14 +59,7 @@ class Digits:
         Returns:
             A task measured by ``accuracy`` on the held-out pictures, whose labels are all right.
         """
-        pixels, labels = (np.asarray(x) for x in load_digits(return_X_y=True))
-        pixels, labels = (pixels / 16).astype(np.float32), labels.astype(np.int32)
-        rng = np.random.default_rng(seed)
-        train, test = np.split(rng.permutation(len(labels)), [1200])
-        given = labels[train]
-        swapped = rng.random(len(train)) < self.wrong
-        given[swapped] = (given[swapped] + rng.integers(1, 10, swapped.sum())) % 10
-
+        train, (pixels, labels) = self.data(seed)
         model = MLP((64, *[self.width] * self.depth, 10), nnx.relu, rngs=nnx.Rngs(params=seed))
         graph, params = nnx.split(model)
 
@@ -55,16 +67,16 @@ class Digits:
             return nnx.merge(graph, params)(x)
 
         def evaluate(params: PyTree) -> dict[str, Array]:
-            logits = jax.vmap(predict, (None, 0))(params, jnp.asarray(pixels[test]))
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[test])
-            right = logits.argmax(-1) == labels[test]
+            logits = jax.vmap(predict, (None, 0))(params, jnp.asarray(pixels))
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            right = logits.argmax(-1) == labels
             return {"accuracy": jnp.mean(right), "test_loss": jnp.mean(losses)}
 
         return from_arrays(
             params,
             predict,
             optax.softmax_cross_entropy_with_integer_labels,
-            (pixels[train], given),
+            train,
             evaluate,
             "accuracy",
             higher_is_better=True,

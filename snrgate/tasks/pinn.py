@@ -55,6 +55,20 @@ class Pinn:
             measurements=(self.measurements >= 2, "at least 2"),
         )
 
+    def data(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The measurements of the initial condition.
+
+        Args:
+            seed: of their places and their noise.
+
+        Returns:
+            Places x (``measurements``,) and noisy values of u(x, 0) there.
+        """
+        rng = np.random.default_rng(seed)
+        x0 = rng.uniform(-np.pi, np.pi, self.measurements).astype(np.float32)
+        u0 = -np.sin(x0) + self.noise * rng.standard_normal(self.measurements).astype(np.float32)
+        return x0, u0
+
     def make(self, seed: int) -> Task:
         """The task.
 
@@ -65,10 +79,18 @@ class Pinn:
             A task of two groups, measured by ``error``: the relative L2 distance from the exact
             solution with the clean initial condition, on a grid of 64 places and 33 times.
         """
-        rng = np.random.default_rng(seed)
-        x0 = rng.uniform(-np.pi, np.pi, self.measurements).astype(np.float32)
-        u0 = -np.sin(x0) + self.noise * rng.standard_normal(self.measurements).astype(np.float32)
+        return self.make_from(self.data(seed), seed)
 
+    def make_from(self, measurements: tuple[np.ndarray, np.ndarray], seed: int) -> Task:
+        """The task with measurements of one's own.
+
+        Args:
+            measurements: places and values, as :meth:`data` returns them.
+            seed: of the initial weights.
+
+        Returns:
+            As :meth:`make`.
+        """
         sizes = (2, *[self.width] * self.depth, 1)
         graph, params = nnx.split(MLP(sizes, nnx.tanh, rngs=nnx.Rngs(params=seed)))
 
@@ -118,7 +140,7 @@ class Pinn:
             distance = jnp.linalg.norm(values - exact)
             return {"error": distance / np.linalg.norm(exact)}
 
-        groups = (Group(equation_loss, places, None), of_data(initial_loss, (x0, u0)))
+        groups = (Group(equation_loss, places, None), of_data(initial_loss, measurements))
         return Task(params, groups, evaluate, "error", higher_is_better=False)
 
 

@@ -24,6 +24,23 @@ class Table:
     depth: int = 2
     """Hidden layers."""
 
+    def data(self, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """What is learned from, and what is held out.
+
+        Args:
+            seed: of the split.
+
+        Returns:
+            Inputs (330, 10) and targets (330,) of the training, then inputs (112, 10) and
+            targets (112,) held out; standardised by the mean and deviation of the training.
+        """
+        inputs, targets = (np.asarray(x) for x in load_diabetes(return_X_y=True))
+        rng = np.random.default_rng(seed)
+        train, test = np.split(rng.permutation(len(targets)), [330])
+        inputs = _standardised(inputs, train).astype(np.float32)
+        targets = _standardised(targets, train).astype(np.float32)
+        return (inputs[train], targets[train]), (inputs[test], targets[test])
+
     def make(self, seed: int) -> Task:
         """The task.
 
@@ -34,12 +51,7 @@ class Table:
             A task measured by ``error``, the held-out mean squared error in units of the
             variance of the target: 1 is what its mean alone comes to.
         """
-        inputs, targets = (np.asarray(x) for x in load_diabetes(return_X_y=True))
-        rng = np.random.default_rng(seed)
-        train, test = np.split(rng.permutation(len(targets)), [330])
-        inputs = _standardised(inputs, train).astype(np.float32)
-        targets = _standardised(targets, train).astype(np.float32)
-
+        train, (test_inputs, test_targets) = self.data(seed)
         model = MLP((10, *[self.width] * self.depth, 1), nnx.relu, rngs=nnx.Rngs(params=seed))
         graph, params = nnx.split(model)
 
@@ -47,14 +59,14 @@ class Table:
             return nnx.merge(graph, params)(x)[0]
 
         def evaluate(params: PyTree) -> dict[str, Array]:
-            outputs = jax.vmap(predict, (None, 0))(params, jnp.asarray(inputs[test]))
-            return {"error": jnp.mean(jnp.square(outputs - targets[test]))}
+            outputs = jax.vmap(predict, (None, 0))(params, jnp.asarray(test_inputs))
+            return {"error": jnp.mean(jnp.square(outputs - test_targets))}
 
         return from_arrays(
             params,
             predict,
             lambda output, target: jnp.square(output - target),
-            (inputs[train], targets[train]),
+            train,
             evaluate,
             "error",
             higher_is_better=False,

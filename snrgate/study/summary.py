@@ -1,0 +1,139 @@
+"""What the study came to: the results page, from the runs as they are on disk."""
+
+import json
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from snrgate.study.results import Contenders, median, spread_of, steps_to, steps_words, stored
+from snrgate.study.rows import ROWS, Row
+from snrgate.study.tables import head, line, verdict
+
+__all__ = ["summary_page"]
+
+_ASKED = {
+    "noisy": "last step as good as AdamW's best",
+    "clean": "at most 1 % worse than AdamW",
+    "grokking": "no slower than tuned AdamW",
+    "confusing": "90 %, where AdamW stays below 50 %",
+}
+
+
+def _fewer_steps(reach: float) -> Callable[[Contenders], str]:
+    """How many times fewer steps the gate needs than AdamW, as it comes and tuned."""
+
+    def measure(runs: Contenders) -> str:
+        steps = {
+            name: statistics.median(steps_to(r, reach) for r in runs[name].values())
+            for name in ("gated", "adamw", "adamw-untuned")
+        }
+        said = {name: f"{s:.0f}" if math.isfinite(s) else "never" for name, s in steps.items()}
+        words = f"gated {said['gated']}, AdamW tuned {said['adamw']}, untuned "
+        words += said["adamw-untuned"]
+        if math.isfinite(steps["gated"]) and math.isfinite(steps["adamw"]):
+            words += f": {steps['adamw'] / steps['gated']:.1f} times fewer than tuned"
+        return words
+
+    return measure
+
+
+def _last(key: str, digits: int = 4) -> Callable[[Contenders], str]:
+    """Another measure at the last step: of the gate, of AdamW tuned and untuned."""
+
+    def measure(runs: Contenders) -> str:
+        names = {"gated": "gated", "adamw": "AdamW tuned", "adamw-untuned": "untuned"}
+        return ", ".join(
+            f"{said} {median(runs[name], 'last', key):.{digits}f}" for name, said in names.items()
+        )
+
+    return measure
+
+
+_PICTURES = ("camera-10", "camera-20", "chelsea-20", "camera-poisson", "camera-siren")
+_CLAIMS: tuple[tuple[str, str, str, Callable[[Contenders], str]], ...] = (
+    *(
+        (row, "steps to a relative error of 0.40", "2.4 times fewer", _fewer_steps(0.4))
+        for row in ("advection", "advection-64")
+    ),
+    *(
+        (row, "high-frequency power of the residual", "8.5 times lower", _last("high_frequency", 5))
+        for row in _PICTURES
+    ),
+    *(
+        (row, "distance from the attractor, free run", "stays on it", _last("attractor_distance"))
+        for row in ("lorenz-10", "lorenz-20", "lorenz-40", "laser-0", "laser-20")
+    ),
+    *(
+        (row, "held-out loss at the last step", "diverges under AdamW only", _last("test_loss"))
+        for row in ("digits-20", "digits-40")
+    ),
+    ("division-wrong", "wrong answers learned", "-", _last("wrong_learned")),
+)
+"""Row, claim, what the paper says, and how it is measured."""
+
+
+def summary_page(out: Path) -> str:
+    """All rows that have been run, and the paper's other claims.
+
+    Args:
+        out: folder of the study.
+    """
+    rows = {name: stored(out / name / "runs", row.contenders()) for name, row in ROWS.items()}
+    lines = [
+        "# The study",
+        "",
+        "    snrgate study",
+        "",
+        "runs what is missing and writes these pages; `snrgate study --rows NAME` one row. Median "
+        "(range) over fresh seeds; steps where there is a number of them to count.",
+        "",
+        *head(
+            [
+                "row",
+                "task",
+                "the paper",
+                "asked",
+                "gated, last step",
+                "AdamW tuned, last step",
+                "AdamW tuned, best step",
+                "AdamW untuned, last step",
+                "verdict",
+                "minutes",
+            ],
+            left=4,
+        ),
+    ]
+    lines += [_row(name, row, rows[name], out / name) for name, row in ROWS.items()]
+    lines += ["", "The other claims:", "", *head(["claim", "the paper", "here", "row"], left=4)]
+    for name, claim, paper, measure in _CLAIMS:
+        here = measure(rows[name]) if {"gated", "adamw"} <= rows[name].keys() else "not run"
+        lines.append(line([claim, paper, here, name]))
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
+    known = [name, row.title, row.paper, _ASKED[row.kind]]
+    if not {"gated", "adamw"} <= runs.keys():
+        return line([*known, "-", "-", "-", "-", "not run", ""])
+
+    def cell(contender: str, which: str) -> str:
+        if contender not in runs:
+            return "-"
+        if row.kind == "grokking" and row.reach is not None:
+            return steps_words(runs[contender].values(), row.reach)
+        return spread_of(runs[contender], which)
+
+    seconds = [json.loads(path.read_text())["seconds"] for path in folder.glob("*/*.json")]
+    return line(
+        [
+            f"[{name}]({name}/README.md)",
+            *known[1:],
+            cell("gated", "last"),
+            cell("adamw", "last"),
+            cell("adamw-oracle" if "adamw-oracle" in runs else "adamw", "best"),
+            cell("adamw-untuned", "last"),
+            verdict(row, runs).split(":")[0].lower(),
+            f"{sum(seconds) / 60:.0f}",
+        ]
+    )
