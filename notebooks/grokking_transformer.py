@@ -12,6 +12,10 @@
 # ---
 
 # %% [markdown]
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/#upload=true)
+# opens Colab's upload page: give it this file.
+
+# %% [markdown]
 # # Grokking: a rule learned long after the answers
 #
 # A small transformer learns division modulo 97 from a quarter of the table. First it knows the training
@@ -20,8 +24,14 @@
 # notebook shows what the gate does there, with the settings that AdamW likes best.
 
 # %% tags=["install"]
-# In a fresh notebook, install the package first:
-# # %pip install "snrgate[examples] @ <the repository>"
+# On a fresh machine, Colab's too, the package is installed first.
+import importlib.util
+import subprocess
+import sys
+
+PACKAGE = "snrgate[examples]"  # or a wheel of your clone (pip wheel .), uploaded beside this file
+if importlib.util.find_spec("snrgate") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", PACKAGE], check=True)
 
 # %%
 import matplotlib.pyplot as plt

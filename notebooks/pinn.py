@@ -12,6 +12,10 @@
 # ---
 
 # %% [markdown]
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/#upload=true)
+# opens Colab's upload page: give it this file.
+
+# %% [markdown]
 # # A wave from noisy measurements
 #
 # A network learns u(x, t) from the equation u_t + 5 u_x = 0 and 256 noisy measurements of u(x, 0). A batch has
@@ -20,8 +24,14 @@
 # `snrgate.moments.add_groups` puts them together.
 
 # %% tags=["install"]
-# In a fresh notebook, install the package first:
-# # %pip install "snrgate[examples] @ <the repository>"
+# On a fresh machine, Colab's too, the package is installed first.
+import importlib.util
+import subprocess
+import sys
+
+PACKAGE = "snrgate[examples]"  # or a wheel of your clone (pip wheel .), uploaded beside this file
+if importlib.util.find_spec("snrgate") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", PACKAGE], check=True)
 
 # %%
 import matplotlib.pyplot as plt

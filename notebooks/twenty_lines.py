@@ -12,14 +12,24 @@
 # ---
 
 # %% [markdown]
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/#upload=true)
+# opens Colab's upload page: give it this file.
+
+# %% [markdown]
 # # The gate in twenty lines
 #
 # A training loop as one finds it in any JAX tutorial, real digits of which two in five carry a wrong
 # label, and no clean validation set to stop by. We put the gate in and look what changes.
 
 # %% tags=["install"]
-# In a fresh notebook, install the package first:
-# # %pip install "snrgate[examples] @ <the repository>"
+# On a fresh machine, Colab's too, the package is installed first.
+import importlib.util
+import subprocess
+import sys
+
+PACKAGE = "snrgate[examples]"  # or a wheel of your clone (pip wheel .), uploaded beside this file
+if importlib.util.find_spec("snrgate") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", PACKAGE], check=True)
 
 # %% [markdown]
 # ## Somebody else's training loop

@@ -1,5 +1,8 @@
 """The notebooks run, at a smoke size, and their two forms agree."""
 
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import jupytext
@@ -21,6 +24,21 @@ def test_both_forms_hold_the_same_cells(path):
     assert [c.source for c in script.cells] == [c.source for c in notebook.cells]
     # Committed with the outputs of a whole run.
     assert any(cell.get("outputs") for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_installs_the_package_where_it_is_missing(path, monkeypatch):
+    cells = jupytext.read(path).cells
+    assert "colab.research.google.com" in cells[0].source
+    (install,) = [c for c in cells if "install" in c.metadata.get("tags", [])]
+    assert install is next(c for c in cells if c.cell_type == "code")
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    exec(install.source, {})
+    assert not commands  # it is there
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    exec(install.source, {})
+    assert commands == [[sys.executable, "-m", "pip", "install", "-q", "snrgate[examples]"]]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
