@@ -193,6 +193,15 @@ def test_muon_orthogonalises():
     assert singular.max() / singular.min() < 2  # those of the gradient: 10
 
 
+def test_a_cosine_falls_from_the_peak_to_zero_by_the_last_step():
+    row = dataclasses.replace(ROWS["table"], base=dataclasses.replace(LINE, steps=109))
+    for name in ("adamw-cosine", "gated-cosine"):
+        rate = row.grid(name)[f"{name}-lr0.003-wd0"].optimizer.rate()
+        falling = 0.003 * (1 + np.cos(np.pi * np.arange(101) / 100)) / 2
+        np.testing.assert_allclose([rate(9 + i) for i in range(101)], falling, atol=1e-9)
+        assert rate(0) == pytest.approx(0.0003)
+
+
 @pytest.mark.parametrize("kind", ["shuffled", "mean"])
 def test_a_control_has_the_gates_in_other_places(kind):
     task = Line(noise=3.0).make(0)

@@ -15,7 +15,17 @@ from snrgate.tasks.task import Task
 from snrgate.training.loop import Batches, mean_gradient
 from snrgate.training.optimizers import AdamW, Built, Gated
 
-__all__ = ["Cautious", "FreshGated", "Grokfast", "Muon", "OrthoGrad", "RowNormLion", "Sam"]
+__all__ = [
+    "Cautious",
+    "CosineAdamW",
+    "CosineGated",
+    "FreshGated",
+    "Grokfast",
+    "Muon",
+    "OrthoGrad",
+    "RowNormLion",
+    "Sam",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +130,35 @@ class FreshGated(Gated):
     """The gated AdamW, as if every batch were fresh: only what differs between batches is noise."""
 
     finite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineAdamW(AdamW):
+    """AdamW whose learning rate falls to zero along a cosine by the last step."""
+
+    decay_steps: int = 1000
+    """The last step."""
+
+    def rate(self) -> optax.Schedule:
+        """The learning rate by step."""
+        return _cosine(self.learning_rate, self.learning_rate_warmup, self.decay_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineGated(Gated):
+    """The gated AdamW with the same schedule."""
+
+    decay_steps: int = 1000
+    """The last step."""
+
+    def rate(self) -> optax.Schedule:
+        """The learning rate by step."""
+        return _cosine(self.learning_rate, self.learning_rate_warmup, self.decay_steps)
+
+
+def _cosine(peak: float, warmup: int, steps: int) -> optax.Schedule:
+    start = peak / max(warmup, 1)
+    return optax.warmup_cosine_decay_schedule(start, peak, max(warmup - 1, 0), steps)
 
 
 @dataclasses.dataclass(frozen=True)

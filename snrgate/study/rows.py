@@ -3,7 +3,17 @@
 import dataclasses
 
 from snrgate.study.controls import Control
-from snrgate.study.peers import Cautious, FreshGated, Grokfast, Muon, OrthoGrad, RowNormLion, Sam
+from snrgate.study.peers import (
+    Cautious,
+    CosineAdamW,
+    CosineGated,
+    FreshGated,
+    Grokfast,
+    Muon,
+    OrthoGrad,
+    RowNormLion,
+    Sam,
+)
 from snrgate.tasks.chaos import Chaos
 from snrgate.tasks.digits import Digits
 from snrgate.tasks.division import Division
@@ -24,10 +34,12 @@ PEERS: dict[str, type[AdamW]] = {
     "muon": Muon,
     "orthograd": OrthoGrad,
     "sam": Sam,
+    "adamw-cosine": CosineAdamW,
+    "gated-cosine": CosineGated,
     "gated-fresh": FreshGated,
 }
-"""Other optimizers, by name; each is tuned over the same grid as AdamW. The last is the gate
-itself, not told how many examples there are."""
+"""Other optimizers, by name; each is tuned over the same grid as AdamW. The last three are AdamW
+and the gate with a schedule, and the gate where it is not told how many examples there are."""
 
 ABLATIONS: dict[str, dict[str, object]] = {
     "streaming": {"noise": "streaming"},
@@ -111,6 +123,8 @@ class Row:
     ) -> Training:
         plain = self.base.optimizer
         settings = {"learning_rate": rate, "weight_decay": decay, "b1": plain.b1, "b2": plain.b2}
+        if issubclass(optimizer, CosineAdamW | CosineGated):
+            settings["decay_steps"] = self.base.steps
         return dataclasses.replace(self.base, optimizer=optimizer(**settings, **changes))  # type: ignore[arg-type]
 
 
@@ -170,19 +184,20 @@ def _pinn(title: str, task: Pinn, paper: str = "-") -> Row:
 
 
 _ALL = tuple(ABLATIONS)
+_COSINE = ("adamw-cosine", "gated-cosine")
 ROWS: dict[str, Row] = {
-    "digits-40": _digits(0.4, "noisy", ablations=_ALL, peers=("sam", "cautious")),
+    "digits-40": _digits(0.4, "noisy", ablations=_ALL, peers=("sam", "cautious", *_COSINE)),
     "digits-20": _digits(0.2, "noisy", paper="held-out loss diverges under AdamW only"),
-    "digits-0": _digits(0.0, "clean", ablations=("streaming", "algorithm-1")),
+    "digits-0": _digits(0.0, "clean", ablations=("streaming", "algorithm-1"), peers=_COSINE),
     "table": Row(
         "diabetes table",
         "noisy",
         Training(Table(), AdamW(1e-3), steps=2000, batch_size=64, eval_every=20),
-        peers=("sam", "cautious"),
+        peers=("sam", "cautious", *_COSINE),
         ablations=_ALL,
     ),
     "lorenz-10": _chaos("Lorenz-63, noise 0.1", Chaos(noise=0.1)),
-    "lorenz-20": _chaos("Lorenz-63, noise 0.2", Chaos(noise=0.2)),
+    "lorenz-20": _chaos("Lorenz-63, noise 0.2", Chaos(noise=0.2), peers=_COSINE),
     "lorenz-40": _chaos("Lorenz-63, noise 0.4", Chaos(noise=0.4)),
     "laser-0": _chaos("Santa Fe laser", Chaos("laser", noise=0.0)),
     "laser-20": _chaos("Santa Fe laser, noise 0.2", Chaos("laser", noise=0.2)),
