@@ -219,10 +219,10 @@ ROWS: dict[str, Row] = {
     "language": Row(
         "characters of a manual",
         "clean",
-        Training(Language(), AdamW(1e-3), steps=1000, batch_size=32, eval_every=100),
+        Training(Language(), AdamW(1e-3), steps=600, batch_size=32, eval_every=100),
         rates=(1e-3, 3e-3),
         decays=(0.0,),
-        ablations=("streaming", "algorithm-1"),
+        tuned_on=1,
     ),
     "camera-10": _photo("camera, noise 0.1", Photo("camera", noise=0.1)),
     "camera-20": _photo("camera, noise 0.2", Photo("camera"), ablations=("shuffled", "mean")),
