@@ -37,7 +37,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from snrgate.tasks.denoise import Denoise, make_task, noisy_photo
-from snrgate.tasks.photo import Photo
+from snrgate.tasks.photo import Photo, radial_power
 from snrgate.training.optimizers import AdamW, Gated
 from snrgate.training.train import Training, fit
 
@@ -92,4 +92,23 @@ for a in axes:
     a.set_xscale("log")
     a.grid(alpha=0.3)
 figure.legend(loc="outside upper center", ncols=2, frameon=False)
+plt.show()
+
+# %% [markdown]
+# ## Where the error lies
+#
+# The spectrum of the last step's error. The noise is white: its power is the same at every frequency. A network that has
+# learned it by heart has that error everywhere; one that has not errs where the picture has detail.
+
+# %%
+figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+pictures = {"the noisy photo": photo.noisy}
+pictures |= {name: np.asarray(predict(params)) for name, (params, _) in results.items()}
+for name, pixels in pictures.items():
+    axes.plot(*radial_power(pixels - photo.clean), label=name)
+axes.set_xlabel("frequency (periods a pixel)")
+axes.set_ylabel("mean power of the error")
+axes.set_yscale("log")
+axes.grid(alpha=0.3)
+axes.legend(frameon=False)
 plt.show()

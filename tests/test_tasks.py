@@ -19,7 +19,7 @@ from snrgate.tasks.denoise import Denoise, noisy_photo
 from snrgate.tasks.digits import Digits
 from snrgate.tasks.division import Division
 from snrgate.tasks.language import Language
-from snrgate.tasks.photo import Photo, high_frequency_power
+from snrgate.tasks.photo import Photo, high_frequency_power, radial_power
 from snrgate.tasks.pinn import Pinn, burgers
 from snrgate.tasks.reasoning import Reasoning
 from snrgate.tasks.table import Table
@@ -268,3 +268,11 @@ def test_the_last_position_alone_has_the_logits_it_has_among_all():
     model = Transformer(11, 6, width=16, depth=2, heads=4, rngs=nnx.Rngs(params=0))
     tokens = jax.random.randint(jax.random.key(0), (6,), 0, 11)
     np.testing.assert_allclose(model(tokens, last=True), model(tokens)[-1:], rtol=1e-5)
+
+
+def test_the_radial_spectrum_of_white_noise_is_flat_at_its_variance():
+    noise = 0.3 * jax.random.normal(jax.random.key(0), (128, 96, 3))
+    frequencies, power = radial_power(noise, rings=8)
+    assert np.all(np.diff(frequencies) > 0)
+    # The rings hold 144 frequencies or more of three channels, half of them the other's conjugate.
+    np.testing.assert_allclose(power, 0.09, rtol=5 * np.sqrt(2 / (144 * 3)))

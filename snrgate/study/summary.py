@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snrgate.study.results import Contenders, median, spread_of, steps_to, steps_words, stored
 from snrgate.study.rows import ROWS, Row
-from snrgate.study.tables import head, line, verdict
+from snrgate.study.tables import head, line, oracle, verdict
 
 __all__ = ["summary_page"]
 
@@ -127,11 +127,10 @@ def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
     seconds = [json.loads(path.read_text())["seconds"] for path in folder.glob("*/*.json")]
     return line(
         [
-            f"[{name}]({name}/README.md)",
-            *known[1:],
+            *known,
             cell("gated", "last"),
             cell("adamw", "last"),
-            cell("adamw-oracle" if "adamw-oracle" in runs else "adamw", "best"),
+            cell(oracle(runs), "best"),
             cell("adamw-untuned", "last"),
             verdict(row, runs).split(":")[0].lower(),
             f"{sum(seconds) / 60:.0f}",

@@ -7,7 +7,7 @@ from snrgate.study.results import Contenders, median, spread_of, steps_to, steps
 from snrgate.study.rows import Row
 from snrgate.training.sweep import spread
 
-__all__ = ["head", "line", "oracle_best", "row_page", "verdict"]
+__all__ = ["head", "line", "oracle", "row_page", "verdict"]
 
 _HARM = 0.01  # how much worse than AdamW the gate may be on clean data
 _UNDERSTOOD, _CONFUSED = 0.9, 0.5  # what wrong answers leave of the gate, and of AdamW
@@ -121,15 +121,15 @@ def line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def oracle_best(contenders: Contenders) -> float:
-    """AdamW's best step, whichever tuning it came of; takes clean held-out data to find.
+def oracle(contenders: Contenders) -> str:
+    """Which of AdamW's two tunings has the better best step; to find that takes clean data.
 
     Args:
         contenders: results by contender and seed.
     """
-    names = [name for name in ("adamw", "adamw-oracle") if name in contenders]
-    up = next(iter(contenders[names[0]].values()))["higher_is_better"]
-    return (max if up else min)(median(contenders[name], "best") for name in names)
+    best = {n: median(contenders[n], "best") for n in ("adamw", "adamw-oracle") if n in contenders}
+    up = next(iter(contenders["adamw"].values()))["higher_is_better"]
+    return (max if up else min)(best, key=best.__getitem__)
 
 
 def verdict(row: Row, contenders: Contenders) -> str:
@@ -144,6 +144,7 @@ def verdict(row: Row, contenders: Contenders) -> str:
     gated, adamw = contenders["gated"], contenders["adamw"]
     up = next(iter(gated.values()))["higher_is_better"]
     last, other = median(gated, "last"), median(adamw, "last")
+    best = median(contenders[oracle(contenders)], "best")
     if row.kind == "grokking" and row.reach is not None:
         steps = [
             statistics.median(steps_to(r, row.reach) for r in runs.values())
@@ -156,14 +157,13 @@ def verdict(row: Row, contenders: Contenders) -> str:
         held = last >= _UNDERSTOOD and other < _CONFUSED
         return (
             f"{_yes(held)}: gated {last:.3f}, tuned AdamW {other:.3f} at the last step and "
-            f"{oracle_best(contenders):.3f} at its best."
+            f"{best:.3f} at its best."
         )
     if row.kind == "clean":
         worse = (other - last if up else last - other) / abs(other)
         held = _yes(worse <= _HARM)
         how = f"{worse:.1%} worse" if worse > 0 else f"{-worse:.1%} better"
         return f"{held}: gated {last:.4f}, tuned AdamW {other:.4f}; {how}."
-    best = oracle_best(contenders)
     held = last >= best if up else last <= best
     return (
         f"{_yes(held)}: gated at its last step {last:.4f}, AdamW at its best (by oracle) "

@@ -10,7 +10,7 @@ from snrgate.annotations import Array, Float, PyTree
 from snrgate.tasks.denoise import Denoise, Network, make_task, noisy_photo, psnr
 from snrgate.tasks.task import Task
 
-__all__ = ["Photo", "high_frequency_power"]
+__all__ = ["Photo", "high_frequency_power", "radial_power"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,41 @@ def high_frequency_power(
         >>> print(f"{high_frequency_power(stripes):.2f} {high_frequency_power(stripes + 9):.2f}")
         1.00 1.00
     """
+    power, radius = _spectrum(residual)
+    return jnp.sum(power * (radius > 0.25)[..., None]) / residual.size
+
+
+def radial_power(
+    residual: Float[Array, "height width channels"], rings: int = 24
+) -> tuple[Float[Array, " rings"], Float[Array, " rings"]]:
+    """The spectrum of what a picture holds, by distance from frequency zero.
+
+    Args:
+        residual: a difference of two pictures.
+        rings: how many rings of equal width up to Nyquist's frequency; what lies beyond it, in
+            the corners, is in the last.
+
+    Returns:
+        The middle of every ring in periods a pixel, and the mean power in it: for white noise
+        its variance, everywhere.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from snrgate.tasks.photo import radial_power
+        >>> stripes = jnp.tile(jnp.array([1.0, -1.0]), (8, 4))[..., None]
+        >>> frequencies, power = radial_power(stripes, rings=2)
+        >>> print(frequencies, power > 0)
+        [0.125 0.375] [False  True]
+    """
+    power, radius = _spectrum(residual)
+    ring = np.minimum((2 * radius * rings).astype(int), rings - 1).ravel()
+    sums = jnp.zeros(rings).at[ring].add(jnp.mean(power, axis=-1).ravel())
+    middles = (jnp.arange(rings) + 0.5) / (2 * rings)
+    return middles, sums / np.maximum(np.bincount(ring, minlength=rings), 1)
+
+
+def _spectrum(residual: Array) -> tuple[Array, np.ndarray]:
+    """The power at every frequency, and how far that is from zero in periods a pixel."""
     height, width, _ = residual.shape
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
-    spectrum = jnp.abs(jnp.fft.fft2(residual, axes=(0, 1), norm="ortho")) ** 2
-    return jnp.sum(spectrum * (radius > 0.25)[..., None]) / residual.size
+    return jnp.abs(jnp.fft.fft2(residual, axes=(0, 1), norm="ortho")) ** 2, radius
