@@ -326,7 +326,7 @@ def test_a_smoke_sized_study(tmp_path, capsys, monkeypatch):
     assert len(list(tmp_path.glob("line/tuning/*.json"))) == 6
     runs = stored(tmp_path / "line" / "runs", row.contenders())
     assert {name: list(seeds) for name, seeds in runs.items() if name != "adamw-oracle"} == {
-        name: [0, 1] for name in ("adamw-untuned", "adamw", "gated", "sam", "hard")
+        name: [0, 1] for name in ("adamw-untuned", "adamw", "gated-untuned", "gated", "sam", "hard")
     }
     capsys.readouterr()
     run(study)

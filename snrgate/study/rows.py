@@ -91,7 +91,15 @@ class Row:
     def contenders(self) -> tuple[str, ...]:
         """All that are measured, by name."""
         adamw = ("adamw-untuned", "adamw", "adamw-oracle")
-        return (*adamw, "gated", *self.peers, *self.ablations)
+        return (*adamw, "gated-untuned", "gated", *self.peers, *self.ablations)
+
+    def untuned(self) -> dict[str, Training]:
+        """AdamW and the gate at one learning rate and weight decay that nobody has chosen."""
+        rate, decay = self.base.optimizer.learning_rate, self.base.optimizer.weight_decay
+        return {
+            "adamw-untuned": self.base,
+            "gated-untuned": self._with(Gated, rate, decay),
+        }
 
     def grid(self, name: str) -> dict[str, Training]:
         """The runs among which a contender is tuned, by name.

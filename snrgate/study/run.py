@@ -70,8 +70,9 @@ def _write_row(name: str, row: Row, study: Study, out: Path) -> None:
     _run_row(row, study, out)
     others = _references(row, study, out)
     contenders = stored(out / "runs", row.contenders())
+    tried = {n: stored(out / "tuning", tuple(row.grid(n))) for n in ("adamw", "gated", *row.peers)}
     folder = RunFolder(out)
-    folder.write("README.md", row_page(name, row, contenders, others).encode())
+    folder.write("README.md", row_page(name, row, contenders, tried, others).encode())
     shown = {n: list(runs.values()) for n, runs in contenders.items() if n in _IN_FIGURE}
     folder.write("curves.png", to_png(curves(shown)))
 
@@ -90,8 +91,9 @@ def _run_row(row: Row, study: Study, out: Path) -> None:
     def wanted(name: str) -> bool:
         return not study.only or name in study.only
 
-    if wanted("adamw"):
-        measure("adamw-untuned", row.base)
+    for name, training in row.untuned().items():
+        if wanted(name.removesuffix("-untuned")):
+            measure(name, training)
     for name in filter(wanted, ("adamw", "gated", *row.peers)):
         for_last, for_best = _tune(row, name, study, out / "tuning")
         measure(name, for_last)

@@ -86,7 +86,9 @@ def summary_page(out: Path) -> str:
         "    snrgate study",
         "",
         "runs what is missing and writes these pages; `snrgate study --rows NAME` one row. Median "
-        "(range) over fresh seeds; steps where there is a number of them to count.",
+        "(range) over fresh seeds; steps where there is a number of them to count. Untuned is a "
+        "learning rate of 1e-3 without weight decay (1 for division), for who cannot tune: that "
+        "takes clean data.",
         "",
         *head(
             [
@@ -97,6 +99,7 @@ def summary_page(out: Path) -> str:
                 "gated, last step",
                 "AdamW tuned, last step",
                 "AdamW tuned, best step",
+                "gated untuned, last step",
                 "AdamW untuned, last step",
                 "verdict",
                 "minutes",
@@ -115,7 +118,7 @@ def summary_page(out: Path) -> str:
 def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
     known = [name, row.title, row.paper, _ASKED[row.kind]]
     if not {"gated", "adamw"} <= runs.keys():
-        return line([*known, "-", "-", "-", "-", "not run", ""])
+        return line([*known, *["-"] * 5, "not run", ""])
 
     def cell(contender: str, which: str) -> str:
         if contender not in runs:
@@ -131,6 +134,7 @@ def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
             cell("gated", "last"),
             cell("adamw", "last"),
             cell(oracle(runs), "best"),
+            cell("gated-untuned", "last"),
             cell("adamw-untuned", "last"),
             verdict(row, runs).split(":")[0].lower(),
             f"{sum(seconds) / 60:.0f}",

@@ -1,5 +1,6 @@
 """The page of one row: every contender, and what would have done without a network."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +16,11 @@ _NOT_MEASURED = {"step", "optimizer"}
 
 
 def row_page(
-    name: str, row: Row, contenders: Contenders, references: Mapping[int, Mapping[str, float]]
+    name: str,
+    row: Row,
+    contenders: Contenders,
+    tried: Mapping[str, Contenders],
+    references: Mapping[int, Mapping[str, float]],
 ) -> str:
     """The page of one row.
 
@@ -23,6 +28,7 @@ def row_page(
         name: of the row.
         row: the row.
         contenders: results by contender and seed.
+        tried: by contender, the settings among which it was tuned.
         references: by seed and label, what :mod:`snrgate.study.references` comes to.
     """
     base = row.base
@@ -76,11 +82,24 @@ def row_page(
         f"{on}: for the last step, and for adamw-oracle for the best step, which takes "
         "clean held-out data to find.",
         "",
+        *_sensitivity(tried, plain),
         *_other_measures(contenders, metric),
         *_without(references, plain),
         "![curves](curves.png)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _sensitivity(tried: Mapping[str, Contenders], plain: str) -> list[str]:
+    """What the last step comes to with every setting that was tried, the unlucky ones too."""
+    lines = ["What was tried, each setting at its last step (tuning seeds):", ""]
+    lines += head(["contender", "settings", f"{plain}: median (range) over the settings"], left=1)
+    for name, settings in tried.items():
+        if settings:
+            medians = [median(results, "last") for results in settings.values()]
+            finite = [value for value in medians if math.isfinite(value)]
+            lines.append(line([name, str(len(medians)), spread(finite, 4) if finite else "-"]))
+    return [*lines, ""]
 
 
 def _other_measures(contenders: Contenders, metric: str) -> list[str]:
