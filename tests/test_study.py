@@ -312,7 +312,14 @@ def test_what_is_there_is_not_run_again(tmp_path):
 
 
 def test_a_smoke_sized_study(tmp_path, capsys, monkeypatch):
-    row = Row("a line", "noisy", LINE, (0.05,), (0.0, 0.1), peers=("sam",), ablations=("hard",))
+    row = Row(
+        *("a line", "noisy", LINE),
+        rates=(0.05,),
+        decays=(0.0, 0.1),
+        peers=("sam",),
+        ablations=("hard",),
+        reach=1.0,
+    )
     monkeypatch.setitem(ROWS, "line", row)
     references.register(Line, lambda task, seed: {"closed form": 0.5})
     study = Study(rows=("line",), tuning_seeds=(100,), seeds=(0, 1), steps=4, out=tmp_path)
@@ -325,9 +332,8 @@ def test_a_smoke_sized_study(tmp_path, capsys, monkeypatch):
     assert "| closed form | 0.5000 (0.5000 to 0.5000) |" in page
     assert len(list(tmp_path.glob("line/tuning/*.json"))) == 6
     runs = stored(tmp_path / "line" / "runs", row.contenders())
-    assert {name: list(seeds) for name, seeds in runs.items() if name != "adamw-oracle"} == {
-        name: [0, 1] for name in ("adamw-untuned", "adamw", "gated-untuned", "gated", "sam", "hard")
-    }
+    assert set(row.contenders()) - {"adamw-oracle"} <= set(runs)
+    assert all(list(seeds) == [0, 1] for seeds in runs.values())
     capsys.readouterr()
     run(study)
     assert "-seed" not in capsys.readouterr().out  # nothing was left to do

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import statistics
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from snrgate.errors import InputError
 from snrgate.study.references import references
-from snrgate.study.results import score, stored
+from snrgate.study.results import score, steps_to, stored
 from snrgate.study.rows import ROWS, Row
 from snrgate.study.summary import summary_page
 from snrgate.study.tables import row_page
@@ -15,7 +17,7 @@ from snrgate.training.folder import RunFolder
 from snrgate.training.plots import to_png
 from snrgate.training.settings import flat
 from snrgate.training.side_by_side import curves
-from snrgate.training.sweep import collect
+from snrgate.training.sweep import Result, collect
 from snrgate.training.train import Training
 
 __all__ = ["Study", "run"]
@@ -95,35 +97,43 @@ def _run_row(row: Row, study: Study, out: Path) -> None:
         if wanted(name.removesuffix("-untuned")):
             measure(name, training)
     for name in filter(wanted, ("adamw", "gated", *row.peers)):
-        for_last, for_best = _tune(row, name, study, out / "tuning")
-        measure(name, for_last)
-        if name == "adamw" and for_best != for_last:
-            measure("adamw-oracle", for_best)
+        tuned = _tune(row, name, study, out / "tuning")
+        measure(name, tuned["last"])
+        if name == "adamw" and tuned["best"] != tuned["last"]:
+            measure("adamw-oracle", tuned["best"])
         elif name == "adamw":
             for path in (out / "runs").glob("adamw-oracle-*.json"):
                 path.unlink()  # of an earlier tuning
+        if row.kind == "noisy" and row.reach is not None:
+            measure(f"{name}-fastest", tuned["fastest"])
     if ablations := list(filter(wanted, row.ablations)):
-        gated = _tune(row, "gated", study, out / "tuning")[0].optimizer
+        gated = _tune(row, "gated", study, out / "tuning")["last"].optimizer
         for name in ablations:
             measure(name, row.ablation(name, gated.learning_rate, gated.weight_decay))
 
 
-def _tune(row: Row, name: str, study: Study, out: Path) -> tuple[Training, Training]:
-    """The settings with the best last step, and those with the best step ever."""
+def _tune(row: Row, name: str, study: Study, out: Path) -> dict[str, Training]:
+    """The settings with the best last step, those with the best step ever, and the fastest."""
     grid = row.grid(name)
     runs = {
-        f"{label}-seed{seed}": _seeded(training, seed, study)
+        label: {seed: _seeded(training, seed, study) for seed in study.tuning_seeds[: row.tuned_on]}
         for label, training in grid.items()
-        for seed in study.tuning_seeds[: row.tuned_on]
     }
-    results = collect(runs, out)
+    results = {
+        label: collect({f"{label}-seed{s}": t for s, t in seeds.items()}, out).values()
+        for label, seeds in runs.items()
+    }
+    judged: dict[str, Callable[[Result], float]] = {
+        "last": score,
+        "best": partial(score, which="best"),
+    }
+    if row.reach is not None:
+        judged["fastest"] = lambda result: -steps_to(result, row.reach)
 
-    def median(label: str, which: str) -> float:
-        seeds = [r for name, r in results.items() if name.startswith(f"{label}-seed")]
-        return statistics.median(score(result, which) for result in seeds)
+    def chosen(judge: Callable[[Result], float]) -> Training:
+        return grid[max(grid, key=lambda label: statistics.median(map(judge, results[label])))]
 
-    last, best = (max(grid, key=lambda n, w=which: median(n, w)) for which in ("last", "best"))
-    return grid[last], grid[best]
+    return {which: chosen(judge) for which, judge in judged.items()}
 
 
 def _references(row: Row, study: Study, out: Path) -> dict[int, dict[str, float]]:
