@@ -329,7 +329,7 @@ def test_a_smoke_sized_study(tmp_path, capsys, monkeypatch):
         assert f"| {name} |" in page
     assert (tmp_path / "line" / "curves.png").stat().st_size > 10_000
     assert "| line | a line |" in (tmp_path / "README.md").read_text()
-    assert "| closed form | 0.5000 (0.5000 to 0.5000) |" in page
+    assert "| closed form | 0.5 (0.5 to 0.5) |" in page
     assert len(list(tmp_path.glob("line/tuning/*.json"))) == 6
     runs = stored(tmp_path / "line" / "runs", row.contenders())
     assert set(row.contenders()) - {"adamw-oracle"} <= set(runs)

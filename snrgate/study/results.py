@@ -68,7 +68,7 @@ def spread_of(results: Mapping[int, Result], which: str, key: str | None = None)
     """
     good = [r for r in results.values() if not r["diverged"]]
     values = [r[which][key or r["metric"]] for r in good if (key or r["metric"]) in r[which]]
-    return spread(values, 0 if key == "step" else 4) if values else "-"
+    return spread(values, 7 if key == "step" else 4) if values else "-"
 
 
 def steps_to(result: Result, reach: float) -> float:

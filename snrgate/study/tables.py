@@ -70,7 +70,7 @@ def row_page(
             spread_of(results, "best"),
             spread_of(results, "best", "step"),
             *([] if row.reach is None else [steps_words(runs, row.reach)]),
-            spread([r["seconds"] for r in runs], 0),
+            spread([round(r["seconds"]) for r in runs]),
             str(sum(r["diverged"] for r in runs)),
         ]
         lines.append(line(cells))
@@ -98,7 +98,7 @@ def _sensitivity(tried: Mapping[str, Contenders], plain: str) -> list[str]:
         if settings:
             medians = [median(results, "last") for results in settings.values()]
             finite = [value for value in medians if math.isfinite(value)]
-            lines.append(line([name, str(len(medians)), spread(finite, 4) if finite else "-"]))
+            lines.append(line([name, str(len(medians)), spread(finite) if finite else "-"]))
     return [*lines, ""]
 
 
@@ -120,7 +120,7 @@ def _without(references: Mapping[int, Mapping[str, float]], plain: str) -> list[
         return []
     lines = ["Other means, on the same data and seeds:", "", *head(["means", plain], left=1)]
     for label in labels:
-        lines.append(line([label, spread([v[label] for v in references.values()], 4)]))
+        lines.append(line([label, spread([v[label] for v in references.values()])]))
     return [*lines, ""]
 
 
@@ -175,18 +175,18 @@ def verdict(row: Row, contenders: Contenders) -> str:
     if row.kind == "confusing":
         held = last >= _UNDERSTOOD and other < _CONFUSED
         return (
-            f"{_yes(held)}: gated {last:.3f}, tuned AdamW {other:.3f} at the last step and "
-            f"{best:.3f} at its best."
+            f"{_yes(held)}: gated {last:.4g}, tuned AdamW {other:.4g} at the last step and "
+            f"{best:.4g} at its best."
         )
     if row.kind == "clean":
         worse = (other - last if up else last - other) / abs(other)
         held = _yes(worse <= _HARM)
         how = f"{worse:.1%} worse" if worse > 0 else f"{-worse:.1%} better"
-        return f"{held}: gated {last:.4f}, tuned AdamW {other:.4f}; {how}."
+        return f"{held}: gated {last:.4g}, tuned AdamW {other:.4g}; {how}."
     held = last >= best if up else last <= best
     return (
-        f"{_yes(held)}: gated at its last step {last:.4f}, AdamW at its best (by oracle) "
-        f"{best:.4f}, at its last {other:.4f}."
+        f"{_yes(held)}: gated at its last step {last:.4g}, AdamW at its best (by oracle) "
+        f"{best:.4g}, at its last {other:.4g}."
     )
 
 

@@ -75,7 +75,7 @@ def as_markdown(groups: dict[str, list[Result]]) -> str:
     for name, results in groups.items():
         key = results[0]["metric"]
         last, best = (spread([r[which][key] for r in results]) for which in ("last", "best"))
-        seconds = spread([r["seconds"] for r in results], 0)
+        seconds = spread([round(r["seconds"]) for r in results])
         lines.append(f"| {name} | {last} | {best} | {seconds} |")
     return "\n".join(lines) + "\n"
 

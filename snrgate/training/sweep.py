@@ -89,13 +89,17 @@ def _kept(path: Path, settings: Training) -> Result | None:
     return result if result["settings"] == json.loads(json.dumps(flat(settings))) else None
 
 
-def spread(values: Sequence[float], digits: int = 3) -> str:
+def spread(values: Sequence[float], digits: int = 4) -> str:
     """Median and range.
+
+    Args:
+        values: of several runs.
+        digits: significant ones.
 
     Example:
         >>> from snrgate.training.sweep import spread
-        >>> spread([0.25, 0.5, 0.125])
-        '0.250 (0.125 to 0.500)'
+        >>> spread([0.25, 0.5, 0.00012345678])
+        '0.25 (0.0001235 to 0.5)'
     """
     middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{middle:.{digits}g} ({low:.{digits}g} to {high:.{digits}g})"
