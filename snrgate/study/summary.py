@@ -85,6 +85,7 @@ def summary_page(out: Path) -> str:
                 "the paper",
                 "asked",
                 "gated, last step",
+                "gated-fresh, last step",
                 "AdamW tuned, last step",
                 "AdamW tuned, best step",
                 "gated untuned, last step",
@@ -106,7 +107,7 @@ def summary_page(out: Path) -> str:
 def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
     known = [name, row.title, row.paper, _ASKED[row.kind]]
     if not {"gated", "adamw"} <= runs.keys():
-        return line([*known, *["-"] * 5, "not run", ""])
+        return line([*known, *["-"] * 6, "not run", ""])
 
     def cell(contender: str, which: str) -> str:
         if contender not in runs:
@@ -120,6 +121,7 @@ def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
         [
             *known,
             cell("gated", "last"),
+            cell("gated-fresh", "last"),
             cell("adamw", "last"),
             cell(oracle(runs), "best"),
             cell("gated-untuned", "last"),
