@@ -1,4 +1,4 @@
-"""The gated AdamW on advection from 256 noisy measurements.
+"""The gated AdamW on advection from 256 noisy measurements, not told how few they are.
 
 snrgate train pinn/gated
 """
@@ -9,7 +9,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Pinn(),
-    Gated(learning_rate=1e-3),
+    Gated(learning_rate=1e-3, finite=False),
     steps=8000,
     batch_size=128,
 )
