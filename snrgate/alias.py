@@ -32,6 +32,7 @@ def adamw(
     noise: str = "auto",
     noise_decay: Scalar = 0.99,
     softness: Scalar | None = None,
+    floor: Scalar = 0.0,
     block: Block = "unit",
     dataset_size: Scalar | None = None,
     warmup_steps: Scalar = 0,
@@ -64,6 +65,7 @@ def adamw(
         noise: "auto", "exact", "streaming" or "instantaneous".
         noise_decay: decay of the running noise.
         softness: softness of the soft and snr gates.
+        floor: how far the gate stays open where there is no signal.
         block: what shares one gate.
         dataset_size: examples in a finite data set.
         warmup_steps: first steps with an open gate.
@@ -106,6 +108,7 @@ def adamw(
         noise=noise,
         noise_decay=noise_decay,
         softness=softness,
+        floor=floor,
         block=block,
         dataset_size=dataset_size,
         warmup_steps=warmup_steps,

@@ -22,6 +22,7 @@ _RANGES = {
     "alpha": ("a number >= 0", lambda x: x >= 0),
     "z": ("a number >= 0", lambda x: x >= 0),
     "softness": ("a number >= 0", lambda x: x >= 0),
+    "floor": ("a number in [0, 1]", lambda x: 0 <= x <= 1),
     "noise_decay": ("a number in [0, 1)", lambda x: 0 <= x < 1),
     "b1": ("a number in [0, 1)", lambda x: 0 <= x < 1),
     "dataset_size": ("a number >= 2", lambda x: x >= 2),

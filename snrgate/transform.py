@@ -51,6 +51,7 @@ def snr_gate(
     noise: str = "auto",
     noise_decay: Scalar = 0.99,
     softness: Scalar | None = None,
+    floor: Scalar = 0.0,
     block: Block = "unit",
     dataset_size: Scalar | None = None,
     warmup_steps: Scalar = 0,
@@ -62,7 +63,8 @@ def snr_gate(
     .. math::
 
         s_t &= \rho\, s_{t-1} + (1 - \rho)\, n_t \\
-        q_t &= \mathrm{gate}\!\left(\sum\nolimits_k \hat m_t^2,\; \sum\nolimits_k \hat s_t\right) \\
+        q_t &= \phi + (1 - \phi)\, \mathrm{gate}\!\left(
+            \sum\nolimits_k \hat m_t^2,\; \sum\nolimits_k \hat s_t\right) \\
         u_t &= q_t \cdot \mathrm{inner}(g_t)
 
     with :math:`\hat m` the bias-corrected momentum of the gradient, :math:`\hat s` the
@@ -91,6 +93,9 @@ def snr_gate(
         noise: "auto", "exact", "streaming" or "instantaneous".
         noise_decay: :math:`\rho`, decay of the running noise, in [0, 1).
         softness: :math:`\lambda` of the soft and snr gates; ``None`` is the threshold itself.
+        floor: :math:`\phi`, how far the gate stays open where there is no signal, in [0, 1]: for
+            what has to be learned by heart before it is understood, with decay outside the gate.
+            Noise gets through at that rate.
         block: what shares one gate: "parameter", "unit" (everything that feeds one output unit),
             "tensor", or ``(path, shape) -> axes``; see :func:`snrgate.block.block_axes`.
         dataset_size: examples in a finite data set, for the threshold of ``z``; ``None`` for
@@ -132,6 +137,7 @@ def snr_gate(
         noise=noise,
         noise_decay=noise_decay,
         softness=softness,
+        floor=floor,
         block=block,
         dataset_size=dataset_size,
         warmup_steps=warmup_steps,
@@ -167,7 +173,8 @@ def snr_gate(
         # open the gate.
         tie = 8 * jnp.finfo(noise.dtype).eps if kind == "streaming" else 0
         lam = level if softness is None else softness
-        return GATES[gate](signal_sq, noise, level * (1 + tie), lam)
+        value = GATES[gate](signal_sq, noise, level * (1 + tie), lam)
+        return jnp.asarray(floor + (1 - floor) * value, value.dtype)
 
     def update_fn(
         updates: PyTree,

@@ -26,6 +26,7 @@ def update(tx, grads=PARAMS, params=PARAMS, **extra):
         ({"alpha": -1.0}, "alpha=-1.0 must be a number >= 0"),
         ({"z": float("nan")}, "z=nan must be"),
         ({"softness": -0.1}, "softness=-0.1"),
+        ({"floor": 1.5}, "floor=1.5"),
         ({"noise_decay": 1.0}, r"noise_decay=1.0 must be a number in \[0, 1\)"),
         ({"dataset_size": 1}, "dataset_size=1 must be a number >= 2"),
         ({"warmup_steps": -1}, "warmup_steps=-1"),

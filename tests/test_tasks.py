@@ -276,3 +276,13 @@ def test_the_radial_spectrum_of_white_noise_is_flat_at_its_variance():
     assert np.all(np.diff(frequencies) > 0)
     # The rings hold 144 frequencies or more of three channels, half of them the other's conjugate.
     np.testing.assert_allclose(power, 0.09, rtol=5 * np.sqrt(2 / (144 * 3)))
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_batch_has_an_example_twice_only_where_it_may(repeats):
+    group = of_data(lambda params, x: x, np.arange(100), repeats=repeats)
+    batches = [np.asarray(group.sample(key, 50)) for key in jax.random.split(jax.random.key(0), 40)]
+    twice = [len(batch) - len(np.unique(batch)) for batch in batches]
+    # 50 draws out of 100 with repeats miss 10.5 values on average, the mean of 40 batches +- 0.4.
+    assert np.mean(twice) == pytest.approx(50 - 100 * (1 - 0.99**50) if repeats else 0, abs=1.5)
+    assert len(np.unique(np.concatenate(batches))) == 100

@@ -84,7 +84,7 @@ def test_algorithm_1_step_for_step(gate, alpha, lam):
     assert not np.allclose(got[-1], w0, atol=1e-2)
 
 
-def averaged_exact(gs, w0, lr, axes, threshold, gate="soft"):
+def averaged_exact(gs, w0, lr, axes, threshold, gate="soft", floor=0.0):
     """Adam behind the gate with averaged exact noise, pooled over ``axes``."""
     w, m, v, s = w0.copy(), np.zeros(SHAPE), np.zeros(SHAPE), 0.0
     for t, batch in enumerate(gs, start=1):
@@ -96,6 +96,7 @@ def averaged_exact(gs, w0, lr, axes, threshold, gate="soft"):
         mh, vh, sh = m / (1 - B1**t), v / (1 - B2**t), s / (1 - RHO**t)
         alpha = threshold(t)
         q = NUMPY_GATES[gate]((mh**2).sum(axes, keepdims=True), sh, alpha, alpha)
+        q = floor + (1 - floor) * q
         w = w - lr * q * mh / (np.sqrt(vh) + EPS)
         yield w, q
 
@@ -122,6 +123,21 @@ def test_averaged_exact_noise_step_for_step(block, axes, given):
         tx = snrgate.adam(1e-2, B1, B2, EPS, noise_decay=RHO, block=block, **kwargs)
         got, _ = run(tx, gs, w0, exact=True)
     np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("gate", NUMPY_GATES)
+def test_a_floor_keeps_the_gate_open_that_far(gate):
+    gs = gradients(30)
+    w0 = np.random.default_rng(1).normal(size=SHAPE)
+    expected = averaged_exact(gs, w0, 1e-2, (0,), lambda t: 0.9, gate, floor=0.25)
+    steps, gates = zip(*expected, strict=True)
+    assert min(q.min() for q in gates) < 0.5  # the floor matters
+    with jax.enable_x64(True):
+        tx = snrgate.adam(1e-2, B1, B2, EPS, noise_decay=RHO, gate=gate, alpha=0.9, floor=0.25)
+        got, state = run(tx, gs, w0, exact=True)
+    np.testing.assert_allclose(got, steps, rtol=1e-9, atol=1e-10)
+    fraction = optax.tree.get(state, "gate_fraction")
+    np.testing.assert_allclose(fraction, np.mean(gates[-1]), rtol=1e-6)
 
 
 def test_pooled_sums_from_outside_equal_pooling_inside():

@@ -19,6 +19,7 @@ __all__ = [
     "Cautious",
     "CosineAdamW",
     "CosineGated",
+    "FloorGated",
     "FreshGated",
     "Grokfast",
     "Muon",
@@ -130,6 +131,22 @@ class FreshGated(Gated):
     """The gated AdamW, as if every batch were fresh: only what differs between batches is noise."""
 
     finite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class FloorGated(Gated):
+    """The gated AdamW that never shuts, with its decay outside the gate.
+
+    What has no signal is held against the decay by a fraction of the update only.
+    """
+
+    floor: float = 0.2
+    """How far it stays open."""
+    gate_weight_decay: bool = False
+
+    def gate_settings(self, task: Task) -> dict[str, Any]:
+        """The keywords of :func:`snrgate.snr_gate` for a task."""
+        return super().gate_settings(task) | {"floor": self.floor}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from snrgate.study.peers import (
     Cautious,
     CosineAdamW,
     CosineGated,
+    FloorGated,
     FreshGated,
     Grokfast,
     Muon,
@@ -37,9 +38,11 @@ PEERS: dict[str, type[AdamW]] = {
     "adamw-cosine": CosineAdamW,
     "gated-cosine": CosineGated,
     "gated-fresh": FreshGated,
+    "gated-floor": FloorGated,
 }
-"""Other optimizers, by name; each is tuned over the same grid as AdamW. The last three are AdamW
-and the gate with a schedule, and the gate where it is not told how many examples there are."""
+"""Other optimizers, by name; each is tuned over the same grid as AdamW. The last four are AdamW and
+the gate with a schedule, the gate where it is not told how many examples there are, and one that
+never shuts."""
 
 ABLATIONS: dict[str, dict[str, object]] = {
     "streaming": {"noise": "streaming"},
@@ -98,10 +101,11 @@ class Row:
     def untuned(self) -> dict[str, Training]:
         """AdamW at a learning rate and weight decay that nobody has chosen, and the gate.
 
-        Not the gate where steps are counted to a rule: at AdamW's weight decay it has none.
+        Not the gate where steps are counted to a rule: at AdamW's weight decay it has none. Nor
+        either of them with wrong answers, where they would know nothing by the last step.
         """
         plain = self.base.optimizer
-        untuned = {"adamw-untuned": self.base}
+        untuned = {} if self.kind == "confusing" else {"adamw-untuned": self.base}
         if self.kind in ("noisy", "clean"):
             gated = self._with(Gated, plain.learning_rate, plain.weight_decay)
             untuned["gated-untuned"] = gated
@@ -142,18 +146,18 @@ class Row:
         return dataclasses.replace(self.base, optimizer=optimizer(**settings, **changes))  # type: ignore[arg-type]
 
 
-def _division(title: str, kind: str, task: Division, **more: object) -> Row:
+def _division(title: str, kind: str, task: Division, steps: int = 2000, **more: object) -> Row:
     until = 0.95 if kind == "grokking" else None
     return Row(
         title,
         kind,
         Training(
-            task, AdamW(1e-3, 1.0, b2=0.98), steps=2000, batch_size=512, eval_every=50, until=until
+            task, AdamW(1e-3, 1.0, b2=0.98), steps=steps, batch_size=512, eval_every=50, until=until
         ),
-        rates=(1e-2, 2e-2),
-        decays=(0.3, 1.0),
+        rates=(1e-2, 2e-2) if until else (1e-2,),
+        decays=(0.3, 1.0) if until else (0.3, 1.0, 3.0),
         tuned_on=1,
-        reach=0.95,
+        reach=0.95 if until else None,
         **more,  # type: ignore[arg-type]
     )
 
@@ -249,17 +253,21 @@ ROWS: dict[str, Row] = {
         "a / b mod 97, 25 %",
         "grokking",
         Division(),
-        peers=("gated-fresh", "muon", "grokfast", "lion-row-norm", "orthograd"),
+        peers=("gated-floor", "gated-fresh", "muon", "grokfast", "lion-row-norm", "orthograd"),
         paper="5,950 steps, AdamW 29,450",
     ),
     "division-50": _division(
-        "a / b mod 97, 50 %", "grokking", Division(train_fraction=0.5), peers=("gated-fresh",)
+        "a / b mod 97, 50 %",
+        "grokking",
+        Division(train_fraction=0.5),
+        peers=("gated-floor", "gated-fresh"),
     ),
     "division-wrong": _division(
         "a / b mod 97, 50 %, 30 % of them wrong",
         "confusing",
         Division(train_fraction=0.5, wrong=0.3),
-        peers=("gated-fresh",),
+        steps=3000,
+        peers=("gated-floor", "gated-fresh"),
     ),
 }
 """By name; small ones first."""

@@ -46,18 +46,24 @@ class Task(NamedTuple):
     higher_is_better: bool
 
 
-def of_data(loss: Callable[[PyTree, PyTree], Array], examples: PyTree) -> Group:
-    """A finite data set, drawn from with replacement.
+def of_data(
+    loss: Callable[[PyTree, PyTree], Array], examples: PyTree, *, repeats: bool = True
+) -> Group:
+    """A finite data set.
 
     Args:
         loss: ``(params, example) -> scalar``.
         examples: a tree of arrays with a leading example axis.
+        repeats: whether an example may come twice in a batch.
     """
     arrays = jax.tree.map(jnp.asarray, examples)
     count = jax.tree.leaves(arrays)[0].shape[0]
 
     def sample(key: Array, number: int) -> PyTree:
-        index = jax.random.randint(key, (number,), 0, count)
+        if repeats:
+            index = jax.random.randint(key, (number,), 0, count)
+        else:
+            index = jax.random.choice(key, count, (number,), replace=False)
         return jax.tree.map(lambda x: x[index], arrays)
 
     return Group(loss, sample, count)
@@ -72,6 +78,7 @@ def from_arrays(
     metric: str,
     *,
     higher_is_better: bool,
+    repeats: bool = True,
 ) -> Task:
     """Supervised learning of one data set.
 
@@ -83,13 +90,15 @@ def from_arrays(
         evaluate: as in :class:`Task`; compiled here.
         metric: as in :class:`Task`.
         higher_is_better: as in :class:`Task`.
+        repeats: as in :func:`of_data`.
     """
 
     def of_example(params: PyTree, example: tuple[Array, Array]) -> Array:
         x, y = example
         return loss(predict(params, x), y)
 
-    return Task(params, (of_data(of_example, train),), jax.jit(evaluate), metric, higher_is_better)
+    group = of_data(of_example, train, repeats=repeats)
+    return Task(params, (group,), jax.jit(evaluate), metric, higher_is_better)
 
 
 def require(settings: object, **conditions: tuple[bool, str]) -> None:
