@@ -75,10 +75,11 @@ def test_draws_are_uniform_over_the_data():
 
 
 def everything(task):
-    """All examples of a finite group, in no order."""
+    """All examples of a finite group, many times over, in no order."""
     (group,) = task.groups
-    draws = group.sample(jax.random.key(0), 60 * group.dataset_size)
-    return [np.asarray(x) for x in draws]
+    keys = jax.random.split(jax.random.key(0), 60)
+    draws = jax.lax.map(lambda key: group.sample(key, group.dataset_size), keys)
+    return [np.asarray(x).reshape(-1, *x.shape[2:]) for x in draws]
 
 
 def test_division_divides():
@@ -286,3 +287,9 @@ def test_a_batch_has_an_example_twice_only_where_it_may(repeats):
     # 50 draws out of 100 with repeats miss 10.5 values on average, the mean of 40 batches +- 0.4.
     assert np.mean(twice) == pytest.approx(50 - 100 * (1 - 0.99**50) if repeats else 0, abs=1.5)
     assert len(np.unique(np.concatenate(batches))) == 100
+
+
+def test_more_than_there_is_cannot_be_drawn_without_repeats():
+    group = of_data(lambda params, x: x, np.arange(10), repeats=False)
+    with pytest.raises(InputError, match="batch_size of at most 10"):
+        group.sample(jax.random.key(0), 11)

@@ -62,8 +62,13 @@ def of_data(
     def sample(key: Array, number: int) -> PyTree:
         if repeats:
             index = jax.random.randint(key, (number,), 0, count)
-        else:
+        elif number <= count:
             index = jax.random.choice(key, count, (number,), replace=False)
+        else:
+            raise InputError(
+                f"a batch of {number} without repeats cannot be drawn from {count} examples; give "
+                f"a batch_size of at most {count}"
+            )
         return jax.tree.map(lambda x: x[index], arrays)
 
     return Group(loss, sample, count)
