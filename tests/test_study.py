@@ -17,7 +17,8 @@ from snrgate.study.peers import Cautious, Grokfast, Muon, OrthoGrad, RowNormLion
 from snrgate.study.references import references
 from snrgate.study.results import score, steps_to, steps_words, stored
 from snrgate.study.rows import ABLATIONS, PEERS, ROWS, Row
-from snrgate.study.run import Study, run
+from snrgate.study.run import Study, _tune, run
+from snrgate.study.summary import summary_page
 from snrgate.study.tables import verdict
 from snrgate.tasks.task import Task, of_data
 from snrgate.training.configs import config_names, load_config, task_names
@@ -341,6 +342,34 @@ def test_a_smoke_sized_study(tmp_path, capsys, monkeypatch):
         run(dataclasses.replace(study, rows=("lime",)))
 
 
+def test_the_results_page_takes_rows_as_far_as_they_are(tmp_path):
+    """Nothing but AdamW and the gate, one run without the other measures: it diverged."""
+    whole = run_of(0.2, 0.3) | {"seconds": 60.0}
+    whole["last"]["wrong_learned"] = 0.25
+    failed = run_of(-math.inf) | {"seconds": 60.0, "diverged": True}
+    runs = tmp_path / "division-wrong" / "runs"
+    runs.mkdir(parents=True)
+    for name, result_of in {
+        "adamw-seed0": whole,
+        "gated-seed0": whole,
+        "gated-seed1": failed,
+        "left-over-seed0": whole,
+    }.items():
+        (runs / f"{name}.json").write_text(json.dumps(result_of))
+    page = summary_page(tmp_path)
+    (row,) = [line for line in page.splitlines() if line.startswith("| division-wrong |")]
+    assert "-inf" in row  # the run that diverged is in the range
+    assert row.endswith("| 3 |")  # minutes, without the left-over
+    (claim,) = [line for line in page.splitlines() if line.startswith("| wrong answers learned |")]
+    assert "gated 0.25 (0.25 to 0.25)" in claim
+
+
+def test_the_fastest_is_the_one_that_comes_nearest_where_none_gets_there(tmp_path):
+    row = Row("a line", "noisy", LINE, rates=(1e-4, 1e-2), decays=(0.0,), reach=1e-9)
+    study = Study(tuning_seeds=(100,), steps=40, out=tmp_path)
+    assert _tune(row, "adamw", study, tmp_path)["fastest"].optimizer.learning_rate == 1e-2
+
+
 def test_train_and_resume_on_the_command_line(tmp_path, capsys):
     out = tmp_path / "run"
     args = ["train", "table/gated", "--out", str(out), "--steps", "40", "--seed", "3"]
@@ -361,6 +390,8 @@ def test_train_and_resume_on_the_command_line(tmp_path, capsys):
         (["train", "table/gatde"], "there is no config gatde"),
         (["compare", "tabel"], "there is no task tabel"),
         (["study", "--rows", "tabel"], "there is no row tabel"),
+        (["study", "--rows", "table", "--only", "gatde"], "there is no contender gatde"),
+        (["study", "--rows", "table", "--steps", "9"], "give --out"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(args, said, capsys):

@@ -59,16 +59,17 @@ def median(results: Mapping[int, Result], which: str, key: str | None = None) ->
 
 
 def spread_of(results: Mapping[int, Result], which: str, key: str | None = None) -> str:
-    """Median and range over the seeds that did not diverge, "-" where all did.
+    """Median and range over the seeds; a run that diverged counts as infinitely bad.
 
     Args:
         results: by seed.
         which: the "last" or the "best" row.
-        key: of the row, default the metric that counts.
+        key: of the row, default the metric that counts. Of another measure, a run that diverged
+            has none, and is left out; "-" where none has it.
     """
-    good = [r for r in results.values() if not r["diverged"]]
-    values = [r[which][key or r["metric"]] for r in good if (key or r["metric"]) in r[which]]
-    return spread(values, 7 if key == "step" else 4) if values else "-"
+    values = [r[which].get(key or r["metric"]) for r in results.values()]
+    known = [value for value in values if value is not None]
+    return spread(known, 7 if key == "step" else 4) if known else "-"
 
 
 def steps_to(result: Result, reach: float) -> float:

@@ -98,6 +98,10 @@ class Row:
         fast = (f"{name}-fastest" for name in self.peers)
         return (*adamw, *gated, *self.peers, *fast, *self.ablations)
 
+    def tuned(self) -> tuple[str, ...]:
+        """Those that are tuned, each over the same grid."""
+        return ("adamw", "gated", *self.peers)
+
     def untuned(self) -> dict[str, Training]:
         """AdamW at a learning rate and weight decay that nobody has chosen, and the gate.
 
@@ -172,7 +176,8 @@ def _digits(wrong: float, kind: str, **more: object) -> Row:
 def _chaos(title: str, task: Chaos, kind: str = "noisy", **more: object) -> Row:
     base = Training(task, AdamW(1e-3), steps=3000, batch_size=128)
     paper = "last step below AdamW's best" if kind == "noisy" else "-"
-    return Row(title, kind, base, paper=paper, **more)  # type: ignore[arg-type]
+    decays = (0.0, 0.1, 1.0, 3.0)
+    return Row(title, kind, base, decays=decays, paper=paper, **more)  # type: ignore[arg-type]
 
 
 def _photo(title: str, task: Photo, **more: object) -> Row:
@@ -181,7 +186,7 @@ def _photo(title: str, task: Photo, **more: object) -> Row:
         "noisy",
         Training(task, AdamW(1e-3), steps=1500, batch_size=512, eval_every=20),
         rates=(1e-3, 3e-3),
-        decays=(0.0, 0.1),
+        decays=(0.0, 0.1, 1.0),
         tuned_on=1,
         paper="last step above AdamW's best",
         **more,  # type: ignore[arg-type]
@@ -209,6 +214,7 @@ ROWS: dict[str, Row] = {
         "diabetes table",
         "noisy",
         Training(Table(), AdamW(1e-3), steps=2000, batch_size=64, eval_every=20),
+        decays=(0.0, 0.1, 1.0, 3.0, 10.0),
         peers=("sam", "cautious"),
         ablations=_ALL,
     ),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,7 @@ from snrgate.training.train import Training
 
 __all__ = ["Study", "run"]
 
-_IN_FIGURE = ("adamw-untuned", "adamw", "adamw-oracle", "gated", "gated-fresh")
+_IN_FIGURE = ("adamw-untuned", "gated-untuned", "adamw", "gated", "gated-fresh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,14 @@ def run(study: Study) -> None:
     if unknown := sorted(set(study.rows) - set(ROWS)):
         raise InputError(f"there is no row {unknown[0]}; there are {', '.join(ROWS)}")
     names = study.rows or tuple(ROWS)
+    known = {name for row in names for name in (*ROWS[row].tuned(), *ROWS[row].ablations)}
+    if unknown := sorted(set(study.only) - known):
+        there = ", ".join(sorted(known))
+        raise InputError(f"there is no contender {unknown[0]}; there are {there}")
+    if study.steps is not None and study.out == Study.out:
+        raise InputError(
+            f"a try of {study.steps} steps would replace the results in {study.out}; give --out"
+        )
     if not study.list:
         for name in names:
             print(f"\n{name}: {ROWS[name].title}", flush=True)
@@ -72,7 +81,7 @@ def _write_row(name: str, row: Row, study: Study, out: Path) -> None:
     _run_row(row, study, out)
     others = _references(row, study, out)
     contenders = stored(out / "runs", row.contenders())
-    tried = {n: stored(out / "tuning", tuple(row.grid(n))) for n in ("adamw", "gated", *row.peers)}
+    tried = {n: stored(out / "tuning", tuple(row.grid(n))) for n in row.tuned()}
     folder = RunFolder(out)
     folder.write("README.md", row_page(name, row, contenders, tried, others).encode())
     shown = {n: list(runs.values()) for n, runs in contenders.items() if n in _IN_FIGURE}
@@ -96,7 +105,7 @@ def _run_row(row: Row, study: Study, out: Path) -> None:
     for name, training in row.untuned().items():
         if wanted(name.removesuffix("-untuned")):
             measure(name, training)
-    for name in filter(wanted, ("adamw", "gated", *row.peers)):
+    for name in filter(wanted, row.tuned()):
         tuned = _tune(row, name, study, out / "tuning")
         measure(name, tuned["last"])
         if name == "adamw" and tuned["best"] != tuned["last"]:
@@ -128,12 +137,18 @@ def _tune(row: Row, name: str, study: Study, out: Path) -> dict[str, Training]:
         "best": partial(score, which="best"),
     }
     if row.reach is not None:
-        judged["fastest"] = lambda result: -steps_to(result, row.reach)
+        judged["fastest"] = partial(_speed, reach=row.reach)
 
     def chosen(judge: Callable[[Result], float]) -> Training:
         return grid[max(grid, key=lambda label: statistics.median(map(judge, results[label])))]
 
     return {which: chosen(judge) for which, judge in judged.items()}
+
+
+def _speed(result: Result, reach: float) -> float:
+    """Fewer steps are better; of runs that do not get there, the one that comes nearer."""
+    steps = steps_to(result, reach)
+    return -steps if math.isfinite(steps) else score(result) - 1e9
 
 
 def _references(row: Row, study: Study, out: Path) -> dict[int, dict[str, float]]:

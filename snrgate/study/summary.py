@@ -1,10 +1,9 @@
 """What the study came to: the results page, from the runs as they are on disk."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-from snrgate.study.results import Contenders, median, spread_of, steps_words, stored
+from snrgate.study.results import Contenders, spread_of, steps_words, stored
 from snrgate.study.rows import ROWS, Row
 from snrgate.study.tables import head, line, oracle, verdict
 
@@ -33,9 +32,11 @@ def _last(key: str) -> Callable[[Contenders], str]:
     """Another measure at the last step: of the gate, of AdamW tuned and untuned."""
 
     def measure(runs: Contenders) -> str:
-        names = {"gated": "gated", "adamw": "AdamW tuned", "adamw-untuned": "untuned"}
-        return ", ".join(
-            f"{said} {median(runs[name], 'last', key):.4g}" for name, said in names.items()
+        names = {"gated": "gated", "adamw": "AdamW tuned", "adamw-untuned": "AdamW untuned"}
+        return "; ".join(
+            f"{said} {spread_of(runs[name], 'last', key)}"
+            for name, said in names.items()
+            if name in runs
         )
 
     return measure
@@ -116,7 +117,13 @@ def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
             return steps_words(runs[contender].values(), row.reach)
         return spread_of(runs[contender], which)
 
-    seconds = [json.loads(path.read_text())["seconds"] for path in folder.glob("*/*.json")]
+    tuning = [stored(folder / "tuning", tuple(row.grid(name))) for name in row.tuned()]
+    seconds = [
+        result["seconds"]
+        for contenders in (runs, *tuning)
+        for results in contenders.values()
+        for result in results.values()
+    ]
     return line(
         [
             *known,
