@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from snrgate.study.references import references
 from snrgate.study.results import score, steps_to, steps_words, stored
 from snrgate.study.rows import ABLATIONS, PEERS, ROWS, Row
 from snrgate.study.run import Study, _tune, run
-from snrgate.study.summary import summary_page
+from snrgate.study.summary import short_table, summary_page
 from snrgate.study.tables import verdict
 from snrgate.tasks.task import Task, of_data
 from snrgate.training.configs import config_names, load_config, task_names
@@ -362,6 +363,11 @@ def test_the_results_page_takes_rows_as_far_as_they_are(tmp_path):
     assert row.endswith("| 3 |")  # minutes, without the left-over
     (claim,) = [line for line in page.splitlines() if line.startswith("| wrong answers learned |")]
     assert "gated 0.25 (0.25 to 0.25)" in claim
+
+
+def test_the_table_of_the_readme_is_that_of_the_results():
+    root = Path(__file__).parent.parent
+    assert short_table(root / "results" / "study") in (root / "README.md").read_text()
 
 
 def test_the_fastest_is_the_one_that_comes_nearest_where_none_gets_there(tmp_path):

@@ -186,7 +186,7 @@ def _photo(title: str, task: Photo, **more: object) -> Row:
         "noisy",
         Training(task, AdamW(1e-3), steps=1500, batch_size=512, eval_every=20),
         rates=(1e-3, 3e-3),
-        decays=(0.0, 0.1, 1.0, 3.0),
+        decays=(0.0, 0.1, 1.0, 3.0, 10.0),
         tuned_on=1,
         paper="last step above AdamW's best",
         **more,  # type: ignore[arg-type]

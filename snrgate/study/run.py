@@ -12,7 +12,7 @@ from snrgate.errors import InputError
 from snrgate.study.references import references
 from snrgate.study.results import score, steps_to, stored
 from snrgate.study.rows import ROWS, Row
-from snrgate.study.summary import summary_page
+from snrgate.study.summary import short_table, summary_page
 from snrgate.study.tables import row_page
 from snrgate.training.folder import RunFolder
 from snrgate.training.plots import to_png
@@ -73,6 +73,7 @@ def run(study: Study) -> None:
     page = summary_page(study.out)
     if not study.list:
         RunFolder(study.out).write("README.md", page.encode())
+        RunFolder(study.out).write("short.md", short_table(study.out).encode())
     print(page)
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from snrgate.study.results import Contenders, spread_of, steps_words, stored
+from snrgate.study.results import Contenders, median, spread_of, steps_words, stored
 from snrgate.study.rows import ROWS, Row
 from snrgate.study.tables import head, line, oracle, verdict
 
-__all__ = ["summary_page"]
+__all__ = ["short_table", "summary_page"]
 
 _ASKED = {
     "noisy": "last step as good as AdamW's best",
@@ -103,6 +103,46 @@ def summary_page(out: Path) -> str:
         here = measure(rows[name]) if {"gated", "adamw"} <= rows[name].keys() else "not run"
         lines.append(line([claim, paper, here, name]))
     return "\n".join(lines) + "\n"
+
+
+def short_table(out: Path) -> str:
+    """The medians alone, for who reads one table: where the last step, or the best one, counts.
+
+    Args:
+        out: folder of the study.
+    """
+    lines = head(
+        [
+            "row",
+            "what is learned",
+            "measure",
+            "AdamW, not tuned",
+            "gated, not tuned",
+            "AdamW, tuned",
+            "gated, tuned",
+            "AdamW, best step",
+        ],
+        left=3,
+    )
+    for name, row in ROWS.items():
+        runs = stored(out / name / "runs", row.contenders())
+        if row.kind not in ("noisy", "clean") or not {"gated", "adamw"} <= runs.keys():
+            continue
+        measure = next(iter(runs["gated"].values()))["metric"].replace("_", " ")
+        known = [f"`{name}`", row.title, measure]
+        adamw = [_median(runs, n, "last") for n in ("adamw-untuned", "adamw")]
+        best = _median(runs, oracle(runs), "best")
+        gated = [_median(runs, n, "last") for n in ("gated-untuned", "gated")]
+        lines.append(line([*known, adamw[0], gated[0], adamw[1], gated[1], best]))
+        if "gated-fresh" in runs:
+            known[1] += "; size not told"
+            fresh = _median(runs, "gated-fresh", "last")
+            lines.append(line([*known, adamw[0], "-", adamw[1], fresh, best]))
+    return "\n".join(lines) + "\n"
+
+
+def _median(runs: Contenders, name: str, which: str) -> str:
+    return f"{median(runs[name], which):#.3g}" if name in runs else "-"
 
 
 def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
