@@ -158,24 +158,14 @@ class CosineAdamW(AdamW):
 
     def rate(self) -> optax.Schedule:
         """The learning rate by step."""
-        return _cosine(self.learning_rate, self.learning_rate_warmup, self.decay_steps)
+        peak, warmup = self.learning_rate, self.learning_rate_warmup
+        start = peak / max(warmup, 1)
+        return optax.warmup_cosine_decay_schedule(start, peak, max(warmup - 1, 0), self.decay_steps)
 
 
 @dataclasses.dataclass(frozen=True)
-class CosineGated(Gated):
+class CosineGated(CosineAdamW, Gated):
     """The gated AdamW with the same schedule."""
-
-    decay_steps: int = 1000
-    """The last step."""
-
-    def rate(self) -> optax.Schedule:
-        """The learning rate by step."""
-        return _cosine(self.learning_rate, self.learning_rate_warmup, self.decay_steps)
-
-
-def _cosine(peak: float, warmup: int, steps: int) -> optax.Schedule:
-    start = peak / max(warmup, 1)
-    return optax.warmup_cosine_decay_schedule(start, peak, max(warmup - 1, 0), steps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,6 +39,7 @@ from snrgate.tasks.photo import Photo
 from snrgate.tasks.pinn import Pinn
 from snrgate.tasks.table import Table
 from snrgate.tasks.task import Task
+from snrgate.training.loop import mean_loss
 from snrgate.training.optimizers import AdamW
 from snrgate.training.train import TaskSettings, Training, fit
 
@@ -202,15 +203,10 @@ def _pinn(task: Pinn, seed: int) -> dict[str, float]:
     plain = task.make_from(measurements, seed)
     points = plain.groups[0].sample(jax.random.key(seed), _POINTS)
     batches = (points, jax.tree.map(jnp.asarray, measurements))
-
-    def loss(params: PyTree) -> Array:
-        means = [
-            jnp.mean(jax.vmap(group.loss, (None, 0))(params, batch))
-            for group, batch in zip(plain.groups, batches, strict=True)
-        ]
-        return jnp.sum(jnp.stack(means))
-
-    polished = _lbfgs(loss, _trained(task, plain, seed, _ADAM_STEPS))
+    whole = mean_loss(plain.groups)
+    polished = _lbfgs(
+        lambda params: whole(params, batches), _trained(task, plain, seed, _ADAM_STEPS)
+    )
     return {
         "AdamW, smoothed start": float(start.evaluate(smoothed)[start.metric]),
         "Adam, then L-BFGS": float(plain.evaluate(polished)[plain.metric]),

@@ -145,7 +145,7 @@ class Row:
     ) -> Training:
         plain = self.base.optimizer
         settings = {"learning_rate": rate, "weight_decay": decay, "b1": plain.b1, "b2": plain.b2}
-        if issubclass(optimizer, CosineAdamW | CosineGated):
+        if issubclass(optimizer, CosineAdamW):
             settings["decay_steps"] = self.base.steps
         return dataclasses.replace(self.base, optimizer=optimizer(**settings, **changes))  # type: ignore[arg-type]
 

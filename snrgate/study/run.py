@@ -53,7 +53,8 @@ def run(study: Study) -> None:
         study: which rows, and how often.
 
     Raises:
-        InputError: there is no such row, or the folder cannot be written.
+        InputError: there is no such row or contender, a try would replace results, or the folder
+            cannot be written.
     """
     if unknown := sorted(set(study.rows) - set(ROWS)):
         raise InputError(f"there is no row {unknown[0]}; there are {', '.join(ROWS)}")

@@ -12,7 +12,6 @@ __all__ = ["head", "line", "oracle", "row_page", "verdict"]
 
 _HARM = 0.01  # how much worse than AdamW the gate may be on clean data
 _UNDERSTOOD, _CONFUSED = 0.9, 0.5  # what wrong answers leave of the gate, and of AdamW
-_NOT_MEASURED = {"step", "optimizer"}
 
 
 def row_page(
@@ -105,8 +104,7 @@ def _sensitivity(tried: Mapping[str, Contenders], plain: str) -> list[str]:
 def _other_measures(contenders: Contenders, metric: str) -> list[str]:
     """Everything else that was measured at the last step."""
     rows = [r["last"] for results in contenders.values() for r in results.values()]
-    keys = [k for k in dict.fromkeys(k for row in rows for k in row) if k != metric]
-    keys = [k for k in keys if k not in _NOT_MEASURED]
+    keys = [k for k in dict.fromkeys(k for row in rows for k in row) if k not in ("step", metric)]
     lines = ["What else was measured at the last step:", ""]
     lines += head(["contender", *(k.replace("_", " ") for k in keys)], left=1)
     for label, results in contenders.items():

@@ -12,7 +12,15 @@ from snrgate.annotations import Array, Int, PyTree
 from snrgate.moments import add_groups, value_and_moments
 from snrgate.tasks.task import Group
 
-__all__ = ["Gradients", "TrainState", "exact_moments", "init", "make_stretch", "mean_gradient"]
+__all__ = [
+    "Gradients",
+    "TrainState",
+    "exact_moments",
+    "init",
+    "make_stretch",
+    "mean_gradient",
+    "mean_loss",
+]
 
 Batches = tuple[PyTree, ...]
 """A batch of every group."""
@@ -39,22 +47,33 @@ class TrainState(NamedTuple):
     in_a_row: Int[Array, ""]
 
 
-def mean_gradient(groups: Sequence[Group]) -> Gradients:
-    """The ordinary gradient of a batch.
+def mean_loss(groups: Sequence[Group]) -> Callable[[PyTree, Batches], Array]:
+    """The training loss of a batch: the sum of the groups' mean losses.
 
     Args:
         groups: what a batch is made of.
     """
 
-    def mean_loss(params: PyTree, batches: Batches) -> Array:
+    def loss(params: PyTree, batches: Batches) -> Array:
         losses = [
             jnp.mean(jax.vmap(group.loss, (None, 0))(params, batch))
             for group, batch in zip(groups, batches, strict=True)
         ]
         return jnp.sum(jnp.stack(losses))
 
+    return loss
+
+
+def mean_gradient(groups: Sequence[Group]) -> Gradients:
+    """The ordinary gradient of a batch.
+
+    Args:
+        groups: what a batch is made of.
+    """
+    value_and_grad = jax.value_and_grad(mean_loss(groups))
+
     def gradients(params: PyTree, batches: Batches) -> tuple[Array, PyTree, dict[str, Any]]:
-        value, grads = jax.value_and_grad(mean_loss)(params, batches)
+        value, grads = value_and_grad(params, batches)
         return value, grads, {"sample_size": jax.tree.leaves(batches[0])[0].shape[0]}
 
     return gradients
