@@ -1,5 +1,7 @@
 """A decoder-only transformer, pre-norm: the network of modular division and of language."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -29,7 +31,10 @@ class _Attention(nnx.Module):
 
 
 class _Block(nnx.Module):
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, heads: int, activation: Callable[[Array], Array], *, rngs: nnx.Rngs
+    ):
+        self.activation = activation
         self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
         self.attention = _Attention(width, heads, rngs=rngs)
         self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
@@ -41,7 +46,7 @@ class _Block(nnx.Module):
     ) -> Float[Array, "*b queries d"]:
         mixed = self.attention(self.attention_norm(x), last=last)
         x = (x[..., -1:, :] if last else x) + mixed
-        return x + self.down(nnx.gelu(self.up(self.mlp_norm(x))))
+        return x + self.down(self.activation(self.up(self.mlp_norm(x))))
 
 
 class Transformer(nnx.Module):
@@ -53,6 +58,8 @@ class Transformer(nnx.Module):
         width: size of an embedding, four times as many units in the MLPs.
         depth: number of blocks.
         heads: attention heads; must divide ``width``.
+        activation: of the MLPs.
+        embedding_std: of the embeddings at the start.
         tied: whether the output layer is the embedding, transposed.
         rngs: the stream ``params`` draws the parameters.
 
@@ -76,15 +83,18 @@ class Transformer(nnx.Module):
         width: int,
         depth: int,
         heads: int,
+        activation: Callable[[Array], Array] = nnx.gelu,
+        embedding_std: float = 0.02,
         tied: bool = False,
         rngs: nnx.Rngs,
     ):
         if width % heads:
             raise ValueError(f"heads = {heads} must divide width = {width}")
-        small = nnx.initializers.normal(0.02)
-        self.tokens = nnx.Embed(vocabulary, width, embedding_init=small, rngs=rngs)
-        self.positions = nnx.Embed(length, width, embedding_init=small, rngs=rngs)
-        self.blocks = nnx.List(_Block(width, heads, rngs=rngs) for _ in range(depth))
+        init = nnx.initializers.normal(embedding_std)
+        self.tokens = nnx.Embed(vocabulary, width, embedding_init=init, rngs=rngs)
+        self.positions = nnx.Embed(length, width, embedding_init=init, rngs=rngs)
+        blocks = (_Block(width, heads, activation, rngs=rngs) for _ in range(depth))
+        self.blocks = nnx.List(blocks)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.head = None if tied else nnx.Linear(width, vocabulary, use_bias=False, rngs=rngs)
 

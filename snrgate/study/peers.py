@@ -140,8 +140,10 @@ class FloorGated(Gated):
     What has no signal is held against the decay by a fraction of the update only.
     """
 
-    floor: float = 0.2
+    floor: float = 0.4
     """How far it stays open."""
+    noise_decay: float = 0.9
+    """As that of the momentum."""
     gate_weight_decay: bool = False
 
     def gate_settings(self, task: Task) -> dict[str, Any]:

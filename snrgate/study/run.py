@@ -23,7 +23,7 @@ from snrgate.training.train import Training
 
 __all__ = ["Study", "run"]
 
-_IN_FIGURE = ("adamw-untuned", "gated-untuned", "adamw", "gated", "gated-fresh")
+_IN_FIGURE = ("adamw-untuned", "gated-untuned", "adamw", "gated", "gated-fresh", "gated-floor")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -179,7 +179,7 @@ def verdict(row: Row, contenders: Contenders) -> str:
     if row.kind == "clean":
         worse = (other - last if up else last - other) / abs(other)
         held = _yes(worse <= _HARM)
-        how = f"{worse:.1%} worse" if worse > 0 else f"{-worse:.1%} better"
+        how = f"{abs(worse):.1%} {'worse' if worse > 0 else 'better'}" if worse else "the same"
         return f"{held}: gated {last:.4g}, tuned AdamW {other:.4g}; {how}."
     held = last >= best if up else last <= best
     return (

@@ -74,6 +74,8 @@ class Division:
             width=self.width,
             depth=self.depth,
             heads=self.heads,
+            activation=nnx.relu,  # as where grokking was found and studied
+            embedding_std=self.width**-0.5,
             rngs=nnx.Rngs(params=seed),
         )
         graph, params = nnx.split(model)
