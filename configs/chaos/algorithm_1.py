@@ -8,9 +8,14 @@ from snrgate.training.optimizers import Gated
 from snrgate.training.train import Training
 
 CONFIG = Training(
-    Chaos(noise=0.2),
+    Chaos(),
     Gated(
-        learning_rate=1e-3, noise="streaming", block="parameter", alpha=1.0, gate_weight_decay=False
+        learning_rate=0.0003,
+        weight_decay=3.0,
+        block="parameter",
+        noise="streaming",
+        alpha=1.0,
+        gate_weight_decay=False,
     ),
     steps=3000,
     batch_size=128,

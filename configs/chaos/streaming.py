@@ -1,4 +1,4 @@
-"""The gated AdamW on Lorenz-63 with sensor noise 0.2, the noise from how batches differ.
+"""The gated AdamW with streaming noise on Lorenz-63 with sensor noise 0.2.
 
 snrgate train chaos/streaming
 """
@@ -8,5 +8,8 @@ from snrgate.training.optimizers import Gated
 from snrgate.training.train import Training
 
 CONFIG = Training(
-    Chaos(noise=0.2), Gated(learning_rate=1e-3, noise="streaming"), steps=3000, batch_size=128
+    Chaos(),
+    Gated(learning_rate=0.0003, weight_decay=3.0, noise="streaming"),
+    steps=3000,
+    batch_size=128,
 )

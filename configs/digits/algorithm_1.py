@@ -1,6 +1,8 @@
 """The paper's Algorithm 1 on digits with 40 % wrong labels.
 
 snrgate train digits/algorithm_1
+
+Accuracy at the last step: 0.4439 (0.3853 to 0.5126), seeds 0 to 4.
 """
 
 from snrgate.tasks.digits import Digits
@@ -10,7 +12,12 @@ from snrgate.training.train import Training
 CONFIG = Training(
     Digits(wrong=0.4),
     Gated(
-        learning_rate=1e-3, noise="streaming", block="parameter", alpha=1.0, gate_weight_decay=False
+        learning_rate=0.003,
+        weight_decay=3.0,
+        block="parameter",
+        noise="streaming",
+        alpha=1.0,
+        gate_weight_decay=False,
     ),
     steps=2000,
     batch_size=128,

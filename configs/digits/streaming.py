@@ -1,6 +1,8 @@
-"""The gated AdamW on digits with 40 % wrong labels, the noise from how batches differ.
+"""The gated AdamW with streaming noise on digits with 40 % wrong labels.
 
 snrgate train digits/streaming
+
+Accuracy at the last step: 0.9229 (0.9112 to 0.943), seeds 0 to 4.
 """
 
 from snrgate.tasks.digits import Digits
@@ -9,7 +11,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Digits(wrong=0.4),
-    Gated(learning_rate=1e-3, noise="streaming"),
+    Gated(learning_rate=0.003, weight_decay=3.0, noise="streaming"),
     steps=2000,
     batch_size=128,
     eval_every=50,

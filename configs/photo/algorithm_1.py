@@ -10,9 +10,14 @@ from snrgate.training.train import Training
 CONFIG = Training(
     Photo(),
     Gated(
-        learning_rate=3e-3, noise="streaming", block="parameter", alpha=1.0, gate_weight_decay=False
+        learning_rate=0.003,
+        weight_decay=3.0,
+        block="parameter",
+        noise="streaming",
+        alpha=1.0,
+        gate_weight_decay=False,
     ),
-    steps=4000,
-    batch_size=1024,
+    steps=1500,
+    batch_size=512,
     eval_every=20,
 )

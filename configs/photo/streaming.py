@@ -1,4 +1,4 @@
-"""The gated AdamW on the camera photo with noise 0.2, the noise from how batches differ.
+"""The gated AdamW with streaming noise on the camera photo with noise 0.2.
 
 snrgate train photo/streaming
 """
@@ -9,8 +9,8 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Photo(),
-    Gated(learning_rate=3e-3, noise="streaming"),
-    steps=4000,
-    batch_size=1024,
+    Gated(learning_rate=0.003, weight_decay=3.0, noise="streaming"),
+    steps=1500,
+    batch_size=512,
     eval_every=20,
 )

@@ -1,6 +1,8 @@
 """AdamW on advection from 256 noisy measurements.
 
 snrgate train pinn/adamw
+
+Error at the last step: 0.1058 (0.1033 to 0.1695), seeds 0 to 4.
 """
 
 from snrgate.tasks.pinn import Pinn
@@ -9,7 +11,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Pinn(),
-    AdamW(learning_rate=1e-3),
+    AdamW(learning_rate=0.0003),
     steps=8000,
     batch_size=128,
 )

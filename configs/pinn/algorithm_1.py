@@ -10,7 +10,11 @@ from snrgate.training.train import Training
 CONFIG = Training(
     Pinn(),
     Gated(
-        learning_rate=1e-3, noise="streaming", block="parameter", alpha=1.0, gate_weight_decay=False
+        learning_rate=0.001,
+        block="parameter",
+        noise="streaming",
+        alpha=1.0,
+        gate_weight_decay=False,
     ),
     steps=8000,
     batch_size=128,

@@ -1,6 +1,8 @@
 """The gated AdamW on advection from 256 noisy measurements, not told how few they are.
 
 snrgate train pinn/gated
+
+Error at the last step: 0.1046 (0.07066 to 0.1548), seeds 0 to 4.
 """
 
 from snrgate.tasks.pinn import Pinn
@@ -9,7 +11,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Pinn(),
-    Gated(learning_rate=1e-3, finite=False),
+    Gated(learning_rate=0.001, finite=False),
     steps=8000,
     batch_size=128,
 )

@@ -3,6 +3,8 @@
 It then hardly learns: the equation would have dealt with their noise.
 
 snrgate train pinn/told
+
+Error at the last step: 0.5159 (0.4537 to 0.5462), seeds 0 to 4.
 """
 
 from snrgate.tasks.pinn import Pinn
@@ -11,7 +13,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Pinn(),
-    Gated(learning_rate=1e-3),
+    Gated(learning_rate=0.003),
     steps=8000,
     batch_size=128,
 )

@@ -1,6 +1,8 @@
-"""The paper's Algorithm 1 on arithmetic in six steps: streaming noise, one gate for each parameter.
+"""The paper's Algorithm 1 on arithmetic in six steps.
 
 snrgate train reasoning/algorithm_1
+
+Accuracy at the last step: 0.001 (0 to 0.003), seeds 0 to 4.
 """
 
 from snrgate.tasks.reasoning import Reasoning
@@ -10,7 +12,11 @@ from snrgate.training.train import Training
 CONFIG = Training(
     Reasoning(),
     Gated(
-        learning_rate=1e-3, noise="streaming", block="parameter", alpha=1.0, gate_weight_decay=False
+        learning_rate=0.001,
+        block="parameter",
+        noise="streaming",
+        alpha=1.0,
+        gate_weight_decay=False,
     ),
     steps=800,
     batch_size=64,

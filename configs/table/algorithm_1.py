@@ -1,6 +1,8 @@
-"""The paper's Algorithm 1 on the diabetes table: streaming noise, one gate for each parameter.
+"""The paper's Algorithm 1 on the diabetes table.
 
 snrgate train table/algorithm_1
+
+Error at the last step: 0.9239 (0.8048 to 1.046), seeds 0 to 4.
 """
 
 from snrgate.tasks.table import Table
@@ -10,7 +12,12 @@ from snrgate.training.train import Training
 CONFIG = Training(
     Table(),
     Gated(
-        learning_rate=1e-3, noise="streaming", block="parameter", alpha=1.0, gate_weight_decay=False
+        learning_rate=0.003,
+        weight_decay=10.0,
+        block="parameter",
+        noise="streaming",
+        alpha=1.0,
+        gate_weight_decay=False,
     ),
     steps=2000,
     batch_size=64,

@@ -1,6 +1,8 @@
 """The gated AdamW on the diabetes table.
 
 snrgate train table/gated
+
+Error at the last step: 0.517 (0.4469 to 0.5397), seeds 0 to 4.
 """
 
 from snrgate.tasks.table import Table
@@ -9,7 +11,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Table(),
-    Gated(learning_rate=1e-3),
+    Gated(learning_rate=0.003, weight_decay=10.0),
     steps=2000,
     batch_size=64,
     eval_every=20,

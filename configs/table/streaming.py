@@ -1,6 +1,8 @@
-"""The gated AdamW on the diabetes table, the noise from how batches differ.
+"""The gated AdamW with streaming noise on the diabetes table.
 
 snrgate train table/streaming
+
+Error at the last step: 0.5179 (0.4552 to 0.541), seeds 0 to 4.
 """
 
 from snrgate.tasks.table import Table
@@ -8,5 +10,9 @@ from snrgate.training.optimizers import Gated
 from snrgate.training.train import Training
 
 CONFIG = Training(
-    Table(), Gated(learning_rate=1e-3, noise="streaming"), steps=2000, batch_size=64, eval_every=20
+    Table(),
+    Gated(learning_rate=0.003, weight_decay=10.0, noise="streaming"),
+    steps=2000,
+    batch_size=64,
+    eval_every=20,
 )
