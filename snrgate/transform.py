@@ -94,8 +94,8 @@ def snr_gate(
         noise_decay: :math:`\rho`, decay of the running noise, in [0, 1).
         softness: :math:`\lambda` of the soft and snr gates; ``None`` is the threshold itself.
         floor: :math:`\phi`, how far the gate stays open where there is no signal, in [0, 1]: for
-            what has to be learned by heart before it is understood, with decay outside the gate.
-            Noise gets through at that rate.
+            what has to be learned by heart before it is understood, among wrong answers, with
+            decay outside the gate. Noise gets through at that rate.
         block: what shares one gate: "parameter", "unit" (everything that feeds one output unit),
             "tensor", or ``(path, shape) -> axes``; see :func:`snrgate.block.block_axes`.
         dataset_size: examples in a finite data set, for the threshold of ``z``; ``None`` for
