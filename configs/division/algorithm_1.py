@@ -10,15 +10,15 @@ from snrgate.training.train import Training
 CONFIG = Training(
     Division(),
     Gated(
-        learning_rate=1e-3,
+        learning_rate=0.01,
         weight_decay=1.0,
         b2=0.98,
-        noise="streaming",
         block="parameter",
+        noise="streaming",
         alpha=1.0,
         gate_weight_decay=False,
     ),
-    steps=3000,
+    steps=2000,
     batch_size=512,
     eval_every=50,
     until=0.95,

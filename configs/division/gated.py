@@ -1,6 +1,8 @@
 """The gated AdamW on modular division, 25 % of the table.
 
 snrgate train division/gated
+
+Accuracy at the last step: 0.01074 (0.009737 to 0.01145), seeds 0 to 4.
 """
 
 from snrgate.tasks.division import Division
@@ -9,8 +11,8 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Division(),
-    Gated(learning_rate=1e-3, weight_decay=1.0, b2=0.98),
-    steps=3000,
+    Gated(learning_rate=0.01, weight_decay=1.0, b2=0.98),
+    steps=2000,
     batch_size=512,
     eval_every=50,
     until=0.95,

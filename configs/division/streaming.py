@@ -1,4 +1,4 @@
-"""The gated AdamW on modular division, 25 % of the table, the noise from how batches differ.
+"""The gated AdamW with streaming noise on modular division, 25 % of the table.
 
 snrgate train division/streaming
 """
@@ -9,8 +9,8 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Division(),
-    Gated(learning_rate=1e-3, weight_decay=1.0, b2=0.98, noise="streaming"),
-    steps=3000,
+    Gated(learning_rate=0.01, weight_decay=1.0, b2=0.98, noise="streaming"),
+    steps=2000,
     batch_size=512,
     eval_every=50,
     until=0.95,

@@ -163,7 +163,7 @@ def _division(title: str, kind: str, task: Division, **more: object) -> Row:
             until=until,
         ),
         rates=(5e-3, 1e-2) if until else (2e-3, 5e-3),
-        decays=(1.0, 2.0) if until else (2.0, 5.0, 10.0),
+        decays=(1.0, 2.0) if until else (2.0, 3.5, 5.0, 10.0),
         tuned_on=1,
         reach=0.95 if until else None,
         **more,  # type: ignore[arg-type]
@@ -271,7 +271,7 @@ ROWS: dict[str, Row] = {
         "characters of a manual",
         "clean",
         Training(Language(), AdamW(1e-3), steps=400, batch_size=32, eval_every=100),
-        rates=(1e-3, 3e-3),
+        rates=(1e-3, 3e-3, 1e-2),
         decays=(0.0,),
         tuned_on=1,
     ),
