@@ -16,7 +16,7 @@ from snrgate.errors import InputError
 from snrgate.study.controls import Control
 from snrgate.study.peers import Cautious, Grokfast, Muon, OrthoGrad, RowNormLion, Sam
 from snrgate.study.references import references
-from snrgate.study.results import score, steps_to, steps_words, stored
+from snrgate.study.results import score, spread_of, steps_to, steps_words, stored
 from snrgate.study.rows import ABLATIONS, PEERS, ROWS, Row
 from snrgate.study.run import Study, _tune, run
 from snrgate.study.summary import short_table, summary_page
@@ -24,9 +24,11 @@ from snrgate.study.tables import verdict
 from snrgate.tasks.task import Task, of_data
 from snrgate.training.configs import config_names, load_config, task_names
 from snrgate.training.optimizers import AdamW, Gated
+from snrgate.training.settings import flat
 from snrgate.training.sweep import collect, measure
 from snrgate.training.train import Training, fit
 
+RESULTS = Path(__file__).parents[1] / "results" / "study"
 W = np.array([[0.5, -1.0], [2.0, 0.25]], np.float32)
 
 
@@ -61,7 +63,24 @@ def test_every_config_is_a_training_of_its_folder():
         for name in names:
             settings = load_config(task, name, Training)
             assert type(settings.task).__module__ == f"snrgate.tasks.{task}"
-            assert isinstance(settings.optimizer, Gated) == (name != "adamw")
+            assert isinstance(settings.optimizer, Gated) != name.endswith("adamw")
+
+
+def test_configs_say_what_the_study_measured_with_their_settings():
+    measured = [
+        (results[0]["settings"], spread_of(results, "last"))
+        for name, row in ROWS.items()
+        for who, results in stored(RESULTS / name / "runs", row.contenders()).items()
+        if who not in PEERS or who.startswith("gated")  # settings do not name the optimizer
+    ]
+    for task in task_names(Training):
+        for name in config_names(task):
+            settings = json.loads(json.dumps(flat(load_config(task, name, Training))))
+            text = (RESULTS.parents[1] / "configs" / task / f"{name}.py").read_text()
+            found = {words for run, words in measured if run == settings}
+            assert found or name not in ("adamw", "gated"), f"{task}/{name}: not in the study"
+            assert all(words in text for words in found), f"{task}/{name}: {found}"
+            assert found or "at the last step:" not in text, f"{task}/{name}: measured by whom?"
 
 
 def test_a_run_is_what_optax_makes_of_the_same_batches():
@@ -267,6 +286,8 @@ def test_verdicts_by_hand():
     assert said("noisy", result(0.89)) == "Not reached"
     assert said("clean", result(0.694)) == "Reached"
     assert said("clean", result(0.692)) == "Not reached"
+    level = {"adamw": adamw, "gated": adamw}
+    assert verdict(dataclasses.replace(row, kind="clean"), level).endswith("; the same.")
     assert said("confusing", result(0.95)) == "Not reached"  # AdamW does not fail there
     adamw = {0: result(0.4, best=0.5)}
     assert said("confusing", result(0.95)) == "Reached"
@@ -366,8 +387,7 @@ def test_the_results_page_takes_rows_as_far_as_they_are(tmp_path):
 
 
 def test_the_table_of_the_readme_is_that_of_the_results():
-    root = Path(__file__).parent.parent
-    assert short_table(root / "results" / "study") in (root / "README.md").read_text()
+    assert short_table(RESULTS) in (RESULTS.parents[1] / "README.md").read_text()
 
 
 def test_the_fastest_is_the_one_that_comes_nearest_where_none_gets_there(tmp_path):

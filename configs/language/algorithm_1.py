@@ -10,8 +10,8 @@ from snrgate.training.train import Training
 CONFIG = Training(
     Language(),
     Gated(
-        learning_rate=1e-3, noise="streaming", block="parameter", alpha=1.0, gate_weight_decay=False
+        learning_rate=0.01, block="parameter", noise="streaming", alpha=1.0, gate_weight_decay=False
     ),
-    steps=1000,
+    steps=400,
     batch_size=32,
 )

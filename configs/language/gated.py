@@ -1,6 +1,8 @@
 """The gated AdamW on characters of Python's manual.
 
 snrgate train language/gated
+
+Loss per character at the last step: 1.832 (1.779 to 2.025), seeds 0 to 4.
 """
 
 from snrgate.tasks.language import Language
@@ -9,7 +11,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Language(),
-    Gated(learning_rate=1e-3),
-    steps=1000,
+    Gated(learning_rate=0.01),
+    steps=400,
     batch_size=32,
 )

@@ -1,4 +1,4 @@
-"""The gated AdamW on characters of Python's manual, the noise from how batches differ.
+"""The gated AdamW with streaming noise on characters of Python's manual.
 
 snrgate train language/streaming
 """
@@ -8,5 +8,8 @@ from snrgate.training.optimizers import Gated
 from snrgate.training.train import Training
 
 CONFIG = Training(
-    Language(), Gated(learning_rate=1e-3, noise="streaming"), steps=1000, batch_size=32
+    Language(),
+    Gated(learning_rate=0.01, noise="streaming"),
+    steps=400,
+    batch_size=32,
 )
