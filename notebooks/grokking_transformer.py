@@ -18,10 +18,10 @@
 # %% [markdown]
 # # Grokking: a rule learned long after the answers
 #
-# A small transformer learns division modulo 97 from a quarter of the table. First it knows the training
-# answers by heart, and much later it knows the rule. That is the opposite of what a gate on population risk
-# is for: while answers are learned by heart, nothing in one example's gradient agrees with another's. This
-# notebook shows what the gate does there, with the settings that AdamW likes best.
+# A small transformer learns division modulo 97 from a part of the table. First it knows the training answers by
+# heart, and only later the rule. A gate on population risk has two sides there. While answers are learned by heart,
+# nothing in one example's gradient agrees with another's, so the gate takes it for noise: with clean answers it is in
+# the way. Where some of the answers are wrong, to be in the way of learning by heart is what one wants.
 
 # %% tags=["install"]
 # On a fresh machine, Colab's too, the package is installed first.
@@ -36,61 +36,96 @@ if importlib.util.find_spec("snrgate") is None:
 # %%
 import matplotlib.pyplot as plt
 
+from snrgate.study.peers import FloorGated
 from snrgate.tasks.division import Division
 from snrgate.training.optimizers import AdamW, Gated
 from snrgate.training.train import Training, fit
 
 # %% tags=["parameters"]
-STEPS = 1500
+STEPS = 2000
+
 
 # %%
-TASK = Division(train_fraction=0.25)
-BATCH, EVERY = 512, max(STEPS // 20, 25)
-RATE, DECAY = 2e-2, 1.0  # the best of those tried for AdamW
+def train(task, optimizer):
+    settings = Training(
+        task,
+        optimizer,
+        steps=STEPS,
+        batch_size=512,
+        eval_every=max(STEPS // 40, 25),
+        until=0.98,  # then the rule is known
+    )
+    return [row for _, row in fit(settings, task.make(settings.seed))]
 
 
-def train(optimizer):
-    settings = Training(TASK, optimizer, steps=STEPS, batch_size=BATCH, eval_every=EVERY)
-    task = TASK.make(settings.seed)
-    states, rows = zip(*fit(settings, task), strict=True)
-    return states[-1].params, rows
+def show(history):
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for name, rows in history.items():
+        steps = [row["step"] for row in rows]
+        (line,) = axes[0].plot(steps, [row["accuracy"] for row in rows], label=name)
+        axes[0].plot(steps, [row["train_accuracy"] for row in rows], "--", color=line.get_color())
+        axes[1].plot(steps, [row.get("gate_fraction", 1) for row in rows], color=line.get_color())
+    axes[0].set_ylabel("accuracy")
+    axes[1].set_ylabel("gate fraction")
+    axes[1].set_yscale("log")
+    for a in axes:
+        a.set_xlabel("step")
+        a.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    plt.show()
 
 
-runs = {
-    "AdamW": AdamW(RATE, DECAY, b2=0.98),
-    "gated, told the data set's size": Gated(RATE, DECAY, b2=0.98),
-    "gated, as if every batch were fresh": Gated(RATE, DECAY, b2=0.98, finite=False),
-}
-history = {name: train(optimizer)[1] for name, optimizer in runs.items()}
+def say(history):
+    for name, rows in history.items():
+        last = rows[-1]
+        print(
+            f"{name}: held out {last['accuracy']:.3f}, training questions answered rightly", end=""
+        )
+        print(f" {last['train_accuracy']:.3f}, wrong answers learned {last['wrong_learned']:.3f}")
+
 
 # %% [markdown]
-# ## What came of it
+# ## A quarter of the table, all answers right
 #
-# Dashed: the training answers. Solid: those never seen.
+# Learning rate and weight decay are among the best for AdamW.
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-for name, rows in history.items():
-    steps = [row["step"] for row in rows]
-    (line,) = axes[0].plot(steps, [row["accuracy"] for row in rows], label=name)
-    axes[0].plot(steps, [row["train_accuracy"] for row in rows], "--", color=line.get_color())
-    axes[1].plot(steps, [row.get("gate_fraction", 1) for row in rows], color=line.get_color())
-axes[0].set_ylabel("accuracy")
-axes[1].set_ylabel("gate fraction")
-axes[1].set_yscale("log")
-for a in axes:
-    a.set_xlabel("step")
-    a.grid(alpha=0.3)
-figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-plt.show()
-
-# %%
-for name, rows in history.items():
-    last = rows[-1]
-    print(f"{name}: {last['accuracy']:.3f} held out, {last['train_accuracy']:.3f} in training")
+task = Division(train_fraction=0.25)
+clean = {
+    "AdamW": train(task, AdamW(5e-3, 2.0, b2=0.98)),
+    "gated": train(task, Gated(5e-3, 2.0, b2=0.98)),
+}
 
 # %% [markdown]
-# The gated runs know the training answers by heart long before AdamW does, and then stand still: nothing that is
-# left in the gradient of one example agrees with that of another, so the gate takes it for noise, and the weight
-# decay, which would lead to the rule in the end, is gated with it. AdamW, which knows neither, gets there. If what you
-# train has to be learned by heart before it is understood, do not use the gate.
+# Dashed: the training questions. Solid: those never seen.
+
+# %%
+show(clean)
+say(clean)
+
+# %% [markdown]
+# AdamW knows the answers by heart, and then the rule. The gated run learns a part of them and then stands still: nothing
+# that is left in the gradient of one example agrees with that of another, so the gate takes it for noise, and the weight
+# decay, which would lead to the rule in the end, is gated with it.
+
+# %% [markdown]
+# ## Half the table, 30 % of the answers wrong
+#
+# Here the gate never shuts (`floor`), the decay stays outside it, and the noise is averaged over no more steps than the
+# momentum (`noise_decay`). AdamW and the gate have each the learning rate and weight decay that were best for it.
+
+# %%
+task = Division(train_fraction=0.5, wrong=0.3)
+wrong = {
+    "AdamW": train(task, AdamW(2e-3, 5.0, b2=0.98)),
+    "gated, with a floor": train(task, FloorGated(5e-3, 2.0, b2=0.98)),
+}
+
+# %%
+show(wrong)
+say(wrong)
+
+# %% [markdown]
+# Both learn few of the wrong answers: AdamW by sheer weight decay, which also holds the rule down, the gate by slowing down what
+# has no signal and letting through what has. Over five seeds the medians at the last step are 0.66 and 0.92
+# ([the study](../docs/study.md)). Neither is smooth: at these learning rates single steps throw the network back.

@@ -163,7 +163,7 @@ def _division(title: str, kind: str, task: Division, **more: object) -> Row:
             until=until,
         ),
         rates=(5e-3, 1e-2) if until else (2e-3, 5e-3),
-        decays=(1.0, 2.0) if until else (2.0, 3.5, 5.0, 10.0),
+        decays=(1.0, 2.0) if until else (2.0, 5.0, 10.0),
         tuned_on=1,
         reach=0.95 if until else None,
         **more,  # type: ignore[arg-type]
