@@ -1,6 +1,8 @@
 """The gated AdamW with streaming noise on Lorenz-63 with sensor noise 0.2.
 
 snrgate train chaos/streaming
+
+Error at the last step: 0.001056 (0.0009749 to 0.001405), seeds 0 to 4.
 """
 
 from snrgate.tasks.chaos import Chaos

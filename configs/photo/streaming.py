@@ -1,6 +1,8 @@
 """The gated AdamW with streaming noise on the camera photo with noise 0.2.
 
 snrgate train photo/streaming
+
+Psnr at the last step: 22.85 (22.08 to 23.15), seeds 0 to 4.
 """
 
 from snrgate.tasks.photo import Photo
