@@ -77,11 +77,12 @@ def show(history):
 
 def say(history):
     for name, rows in history.items():
-        last = rows[-1]
+        seen = ("accuracy", "train_accuracy", "wrong_learned")
+        held_out, known, wrong = (f"{rows[-1][key]:.3f}" for key in seen)
         print(
-            f"{name}: held out {last['accuracy']:.3f}, training questions answered rightly", end=""
+            f"{name}: held out {held_out}, training questions answered rightly {known}, "
+            f"wrong answers learned {wrong}"
         )
-        print(f" {last['train_accuracy']:.3f}, wrong answers learned {last['wrong_learned']:.3f}")
 
 
 # %% [markdown]

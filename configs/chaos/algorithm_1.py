@@ -6,19 +6,12 @@ Error at the last step: 0.008229 (0.00762 to 0.009417), seeds 0 to 4.
 """
 
 from snrgate.tasks.chaos import Chaos
-from snrgate.training.optimizers import Gated
+from snrgate.training.optimizers import ALGORITHM_1, Gated
 from snrgate.training.train import Training
 
 CONFIG = Training(
     Chaos(),
-    Gated(
-        learning_rate=0.0003,
-        weight_decay=3.0,
-        block="parameter",
-        noise="streaming",
-        alpha=1.0,
-        gate_weight_decay=False,
-    ),
+    Gated(learning_rate=0.0003, weight_decay=3.0, **ALGORITHM_1),
     steps=3000,
     batch_size=128,
 )

@@ -6,19 +6,12 @@ Psnr at the last step: 20.52 (19.88 to 21.05), seeds 0 to 4.
 """
 
 from snrgate.tasks.photo import Photo
-from snrgate.training.optimizers import Gated
+from snrgate.training.optimizers import ALGORITHM_1, Gated
 from snrgate.training.train import Training
 
 CONFIG = Training(
     Photo(),
-    Gated(
-        learning_rate=0.003,
-        weight_decay=3.0,
-        block="parameter",
-        noise="streaming",
-        alpha=1.0,
-        gate_weight_decay=False,
-    ),
+    Gated(learning_rate=0.003, weight_decay=3.0, **ALGORITHM_1),
     steps=1500,
     batch_size=512,
     eval_every=20,

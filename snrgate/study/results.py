@@ -8,7 +8,16 @@ from pathlib import Path
 
 from snrgate.training.sweep import Result, spread
 
-__all__ = ["Contenders", "median", "score", "spread_of", "steps_to", "steps_words", "stored"]
+__all__ = [
+    "Contenders",
+    "comparable",
+    "median",
+    "score",
+    "spread_of",
+    "steps_to",
+    "steps_words",
+    "stored",
+]
 
 Contenders = Mapping[str, Mapping[int, Result]]
 """Results by contender and seed."""
@@ -27,6 +36,15 @@ def stored(folder: Path, names: Sequence[str]) -> Contenders:
         for name, paths in found.items()
         if paths
     }
+
+
+def comparable(contenders: Contenders) -> bool:
+    """Whether both AdamW and the gate, tuned, have been run.
+
+    Args:
+        contenders: results by contender and seed.
+    """
+    return {"adamw", "gated"} <= contenders.keys()
 
 
 def score(result: Result, which: str = "last") -> float:

@@ -23,7 +23,7 @@ from snrgate.tasks.photo import Photo
 from snrgate.tasks.pinn import Pinn
 from snrgate.tasks.reasoning import Reasoning
 from snrgate.tasks.table import Table
-from snrgate.training.optimizers import AdamW, Gated
+from snrgate.training.optimizers import ALGORITHM_1, AdamW, Gated
 from snrgate.training.train import Training
 
 __all__ = ["ABLATIONS", "PEERS", "ROWS", "Row"]
@@ -51,12 +51,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "snr": {"gate": "snr"},
     "fast-noise": {"noise_decay": 0.9},
     "per-parameter": {"block": "parameter"},
-    "algorithm-1": {
-        "noise": "streaming",
-        "block": "parameter",
-        "alpha": 1.0,
-        "gate_weight_decay": False,
-    },
+    "algorithm-1": ALGORITHM_1,
     "fresh-threshold": {"finite": False},
     "ungated-decay": {"gate_weight_decay": False},
     "shuffled": {"kind": "shuffled"},
@@ -149,23 +144,24 @@ class Row:
         return dataclasses.replace(self.base, optimizer=optimizer(**settings, **changes))  # type: ignore[arg-type]
 
 
-def _division(title: str, kind: str, task: Division, **more: object) -> Row:
+def _division(
+    title: str,
+    kind: str,
+    task: Division,
+    rates: tuple[float, ...] = (5e-3, 1e-2),
+    decays: tuple[float, ...] = (1.0, 2.0),
+    **more: object,
+) -> Row:
     until = 0.95 if kind == "grokking" else None
+    plain = AdamW(1e-3, 1.0, b2=0.98)
     return Row(
         title,
         kind,
-        Training(
-            task,
-            AdamW(1e-3, 1.0, b2=0.98),
-            steps=2000,
-            batch_size=512,
-            eval_every=50,
-            until=until,
-        ),
-        rates=(5e-3, 1e-2) if until else (2e-3, 5e-3),
-        decays=(1.0, 2.0) if until else (2.0, 5.0, 10.0),
+        Training(task, plain, steps=2000, batch_size=512, eval_every=50, until=until),
+        rates=rates,
+        decays=decays,
         tuned_on=1,
-        reach=0.95 if until else None,
+        reach=until,
         **more,  # type: ignore[arg-type]
     )
 
@@ -303,6 +299,8 @@ ROWS: dict[str, Row] = {
         "a / b mod 97, 50 %, 30 % of them wrong",
         "confusing",
         Division(train_fraction=0.5, wrong=0.3),
+        rates=(2e-3, 5e-3),
+        decays=(2.0, 5.0, 10.0),
         peers=("gated-floor",),
     ),
 }

@@ -73,8 +73,9 @@ def run(study: Study) -> None:
             _write_row(name, ROWS[name], study, study.out / name)
     page = summary_page(study.out)
     if not study.list:
-        RunFolder(study.out).write("README.md", page.encode())
-        RunFolder(study.out).write("short.md", short_table(study.out).encode())
+        folder = RunFolder(study.out)
+        folder.write("README.md", page.encode())
+        folder.write("short.md", short_table(study.out).encode())
     print(page)
 
 

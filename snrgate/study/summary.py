@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from snrgate.study.results import Contenders, median, spread_of, steps_words, stored
-from snrgate.study.rows import ROWS, Row
+from snrgate.study.results import Contenders, comparable, median, spread_of, steps_words, stored
+from snrgate.study.rows import PEERS, ROWS, Row
 from snrgate.study.tables import head, line, oracle, verdict
 
 __all__ = ["short_table", "summary_page"]
@@ -21,8 +21,8 @@ def _fewer_steps(reach: float) -> Callable[[Contenders], str]:
     """Median steps to a goal; where a row tunes for it too, those of that tuning."""
 
     def measure(runs: Contenders) -> str:
-        kinds = ("adamw", "gated", "gated-fresh", "gated-floor", "muon", "grokfast")
-        names = [*kinds, *(f"{kind}-fastest" for kind in kinds)]
+        tuned = ("adamw", "gated", *PEERS)
+        names = (*tuned, *(f"{name}-fastest" for name in tuned))
         said = (f"{n} {steps_words(runs[n].values(), reach)}" for n in names if n in runs)
         return "; ".join(said)
 
@@ -108,7 +108,7 @@ def summary_page(out: Path) -> str:
     lines += [_row(name, row, rows[name], out / name) for name, row in ROWS.items()]
     lines += ["", "The other claims:", "", *head(["claim", "the paper", "here", "row"], left=4)]
     for name, claim, paper, measure in _CLAIMS:
-        here = measure(rows[name]) if {"gated", "adamw"} <= rows[name].keys() else "not run"
+        here = measure(rows[name]) if comparable(rows[name]) else "not run"
         lines.append(line([claim, paper, here, name]))
     return "\n".join(lines) + "\n"
 
@@ -134,7 +134,7 @@ def short_table(out: Path) -> str:
     )
     for name, row in ROWS.items():
         runs = stored(out / name / "runs", row.contenders())
-        if row.kind not in ("noisy", "clean") or not {"gated", "adamw"} <= runs.keys():
+        if row.kind not in ("noisy", "clean") or not comparable(runs):
             continue
         measure = next(iter(runs["gated"].values()))["metric"].replace("_", " ")
         known = [f"`{name}`", row.title, measure]
@@ -155,7 +155,7 @@ def _median(runs: Contenders, name: str, which: str) -> str:
 
 def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
     known = [name, row.title, row.paper, _ASKED[row.kind]]
-    if not {"gated", "adamw"} <= runs.keys():
+    if not comparable(runs):
         return line([*known, *["-"] * 6, "not run", ""])
 
     def cell(contender: str, which: str) -> str:

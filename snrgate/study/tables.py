@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from snrgate.study.results import Contenders, median, spread_of, steps_to, steps_words
+from snrgate.study.results import Contenders, comparable, median, spread_of, steps_to, steps_words
 from snrgate.study.rows import Row
 from snrgate.training.sweep import spread
 
@@ -156,7 +156,7 @@ def verdict(row: Row, contenders: Contenders) -> str:
         row: the row.
         contenders: results by contender and seed.
     """
-    if "gated" not in contenders or "adamw" not in contenders:
+    if not comparable(contenders):
         return "Not measured yet."
     gated, adamw = contenders["gated"], contenders["adamw"]
     up = next(iter(gated.values()))["higher_is_better"]

@@ -9,11 +9,19 @@ import snrgate
 from snrgate.tasks.task import Task
 from snrgate.training.loop import Gradients, exact_moments, mean_gradient
 
-__all__ = ["AdamW", "Built", "Gated", "Optimizer"]
+__all__ = ["ALGORITHM_1", "AdamW", "Built", "Gated", "Optimizer"]
 
 Gate = Literal["soft", "hard", "snr"]
 Block = Literal["unit", "parameter", "tensor"]
 Noise = Literal["exact", "streaming", "instantaneous"]
+
+ALGORITHM_1: dict[str, Any] = {
+    "noise": "streaming",
+    "block": "parameter",
+    "alpha": 1.0,
+    "gate_weight_decay": False,
+}
+"""What makes :class:`Gated` the paper's Algorithm 1."""
 
 
 class Built(NamedTuple):
