@@ -31,6 +31,8 @@ def adamw(
     z: Scalar | None = None,
     noise: str = "auto",
     noise_decay: Scalar = 0.99,
+    signal_decay: Scalar | None = None,
+    fitted: Scalar = 0.2,
     softness: Scalar | None = None,
     floor: Scalar = 0.0,
     block: Block = "unit",
@@ -46,8 +48,8 @@ def adamw(
         \theta \leftarrow \theta - \eta\, q_t \left(
             \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda_{wd}\, \theta \right)
 
-    with the gate :math:`q_t` of :func:`snrgate.snr_gate`. Beside Adam it holds one number more
-    for each block: with ``block="parameter"`` one more state vector.
+    with the gate :math:`q_t` of :func:`snrgate.snr_gate`. Beside Adam it holds two numbers
+    for each block, its noise and its signal; with ``alpha`` only the noise.
 
     Args:
         learning_rate: as in :func:`optax.adamw`, like all arguments up to ``nesterov``.
@@ -64,10 +66,12 @@ def adamw(
         z: threshold in standard deviations of pure noise, default 1.
         noise: "auto", "exact", "streaming" or "instantaneous".
         noise_decay: decay of the running noise.
+        signal_decay: decay of the running squared signal.
+        fitted: share of the data set's own noise that may be fitted.
         softness: softness of the soft and snr gates.
         floor: how far the gate stays open where there is no signal.
         block: what shares one gate.
-        dataset_size: examples in a finite data set.
+        dataset_size: examples in a finite data set, infinity where every batch is fresh.
         warmup_steps: first steps with an open gate.
         gate_weight_decay: whether the gate multiplies the decay too, so that a parameter whose
             gate is shut stays where it is. Without it, decay pulls what has no signal to zero.
@@ -107,6 +111,8 @@ def adamw(
         z=z,
         noise=noise,
         noise_decay=noise_decay,
+        signal_decay=signal_decay,
+        fitted=fitted,
         softness=softness,
         floor=floor,
         block=block,

@@ -10,7 +10,7 @@ import optax
 
 from snrgate.annotations import Array
 from snrgate.block import BLOCKS, pooled_shape
-from snrgate.gate import GATES, pool
+from snrgate.gate import GATES, is_fresh, pool
 from snrgate.trees import Leaves, is_masked
 
 __all__ = ["check_settings", "check_shapes", "check_statistics", "pooled_sums"]
@@ -21,9 +21,11 @@ NOISES = ("auto", "exact", "streaming", "instantaneous")
 _RANGES = {
     "alpha": ("a number >= 0", lambda x: x >= 0),
     "z": ("a number >= 0", lambda x: x >= 0),
+    "fitted": ("a number in [0, 1)", lambda x: 0 <= x < 1),
     "softness": ("a number >= 0", lambda x: x >= 0),
     "floor": ("a number in [0, 1]", lambda x: 0 <= x <= 1),
     "noise_decay": ("a number in [0, 1)", lambda x: 0 <= x < 1),
+    "signal_decay": ("a number in [0, 1)", lambda x: 0 <= x < 1),
     "b1": ("a number in [0, 1)", lambda x: 0 <= x < 1),
     "dataset_size": ("a number >= 2", lambda x: x >= 2),
     "warmup_steps": ("a number >= 0", lambda x: x >= 0),
@@ -41,7 +43,8 @@ def check_settings(*, gate: str, noise: str, block: Any, **numbers: Any) -> None
     Traced numbers (under ``optax.inject_hyperparams``) are taken as they are.
 
     Raises:
-        ValueError: an unknown name, both ``alpha`` and ``z``, or a number out of range.
+        ValueError: an unknown name, both ``alpha`` and ``z``, a number out of range, or a memory
+            of the signal where every step counts by itself.
     """
     for name, value, known in (("gate", gate, tuple(GATES)), ("noise", noise, NOISES)):
         if value not in known:
@@ -53,9 +56,18 @@ def check_settings(*, gate: str, noise: str, block: Any, **numbers: Any) -> None
         )
     if numbers["alpha"] is not None and numbers["z"] is not None:
         raise ValueError("alpha and z are two names for one threshold; give one of them")
+    decay = numbers["signal_decay"]
+    if decay is not None and not (_known(decay) and float(decay) == 0):
+        for is_so, what in (
+            (noise == "instantaneous", "instantaneous noise, which is that of one step"),
+            (numbers["alpha"] is not None, "alpha, a threshold for one step; give z"),
+        ):
+            if is_so:
+                raise ValueError(f"signal_decay={decay} does not go with {what}")
     for name, value in numbers.items():
         sentence, holds = _RANGES[name]
-        if _known(value) and not (math.isfinite(float(value)) and holds(float(value))):
+        finite = _known(value) and (math.isfinite(float(value)) or name == "dataset_size")
+        if _known(value) and not (finite and holds(float(value))):
             raise ValueError(f"{name}={value} must be {sentence}")
 
 
@@ -94,7 +106,7 @@ def check_statistics(
                 "sum_sq_diff_grads of the last one only; accumulate both with "
                 "snrgate.value_and_moments(..., microbatch_size=...), or use noise='streaming'"
             )
-    if dataset_size is not None:
+    if dataset_size is not None and not is_fresh(dataset_size):
         if sample_size is None:
             raise ValueError(
                 "dataset_size needs the size of the batch too: pass sample_size= to update, or "

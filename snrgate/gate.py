@@ -10,13 +10,25 @@ A *pooled* gate is the same function of sums over a block of parameters (:func:`
 Where to put the threshold follows from what pure noise does (:func:`null_level`).
 """
 
+import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from snrgate.annotations import Array, ArrayLike, Float, Scalar
 
-__all__ = ["GATES", "hard", "momentum_variance", "null_level", "pool", "snr", "soft"]
+__all__ = [
+    "GATES",
+    "dataset_share",
+    "hard",
+    "is_fresh",
+    "momentum_variance",
+    "null_level",
+    "pool",
+    "snr",
+    "soft",
+]
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
@@ -191,19 +203,23 @@ def null_level(
     .. math:: f + (1 - f)\,\kappa_t ,
 
     because the gradient of the whole finite data set is itself a noisy estimate of the
-    population's. The streaming noise sees only how batches differ, so its level is
+    population's. The streaming noise :math:`(g_t - m_{t-1})^2` sees how batches differ, and in the
+    first steps, when the raw momentum is still small, a part of the gradient itself, so its level
+    is that divided by
 
-    .. math:: \frac{f + (1 - f)\,\kappa_t}{(1 - f)\,(1 + \kappa_\infty)} ,
+    .. math:: (1 - f)\,\big(1 + \kappa_\infty (1 - b_1^{2(t-1)})\big) + f\,b_1^{2(t-1)} ;
 
-    which tends to the paper's finite-data :math:`b / (n - b)` as :math:`b_1 \to 1`. The noise of
-    a single batch, against the mean of that same batch, has the level 1.
+    1 at the first step, and in the long run a level that tends to the paper's finite-data
+    :math:`b / (n - b)` as :math:`b_1 \to 1`. The noise of a single batch, against the mean of that
+    same batch, has the level 1.
 
     Args:
         noise: "exact", "streaming" or "instantaneous".
         b1: decay of the momentum whose square is the signal.
         count: the step, starting at 1.
         sample_size: examples in the batch, :math:`b`; needed with ``dataset_size``.
-        dataset_size: examples in the data set, :math:`n`; ``None`` for fresh data.
+        dataset_size: examples in the data set, :math:`n`; ``None`` or infinity where only what
+            differs from batch to batch is to count.
 
     Returns:
         The level, a scalar: the threshold ``alpha`` of ``z = 1``.
@@ -220,13 +236,62 @@ def null_level(
     """
     if noise == "instantaneous":
         return jnp.ones((), jnp.result_type(float))
-    share = jnp.zeros(())
-    if dataset_size is not None:
-        if sample_size is None:
-            raise ValueError("dataset_size needs sample_size, the examples in a batch, beside it")
-        share = jnp.minimum(sample_size / dataset_size, 1)
+    share = _batch_share(sample_size, dataset_size)
     level = share + (1 - share) * momentum_variance(b1, count)
     if noise == "streaming":
         # Batches that are the whole data set do not differ: nothing can be said, the gate shuts.
-        level = level / ((1 - share) * (1 + (1 - b1) / (1 + b1)))
+        gone = jnp.power(jnp.asarray(b1, level.dtype), 2 * (count - 1))
+        differ = 1 + (1 - b1) / (1 + b1) * (1 - gone)
+        level = level / ((1 - share) * differ + share * gone)
     return level
+
+
+def dataset_share(
+    b1: Scalar,
+    count: Scalar,
+    sample_size: Scalar | None = None,
+    dataset_size: Scalar | None = None,
+) -> Float[Array, ""]:
+    r"""How much of the null level is the data set's own: what no number of batches averages out.
+
+    .. math:: \frac{f}{f + (1 - f)\,\kappa_t}
+
+    with :math:`f` and :math:`\kappa_t` as in :func:`null_level`. The rest is the noise of single
+    batches, which a run averages over its steps and for which nothing need be held back.
+
+    Args:
+        b1: decay of the momentum whose square is the signal.
+        count: the step, starting at 1.
+        sample_size: examples in the batch, :math:`b`; needed with ``dataset_size``.
+        dataset_size: examples in the data set, :math:`n`; ``None`` or infinity where only what
+            differs from batch to batch is to count.
+
+    Returns:
+        The share, a scalar: 0 for fresh data, 1 where every batch is the whole data set.
+
+    Raises:
+        ValueError: ``dataset_size`` without ``sample_size``.
+
+    Example:
+        >>> from snrgate import gate
+        >>> print(f"{gate.dataset_share(0.9, 1000, sample_size=128, dataset_size=1200):.4f}")
+        0.6941
+        >>> print(f"{gate.dataset_share(0.9, 1000):.4f}")
+        0.0000
+    """
+    share = _batch_share(sample_size, dataset_size)
+    return share / (share + (1 - share) * momentum_variance(b1, count))
+
+
+def is_fresh(dataset_size: Scalar) -> bool:
+    """Whether no example is said to come back: a size that is infinite, and not traced."""
+    return not isinstance(dataset_size, jax.core.Tracer) and math.isinf(float(dataset_size))
+
+
+def _batch_share(sample_size: Scalar | None, dataset_size: Scalar | None) -> Float[Array, ""]:
+    """The share of the data set that one batch shows, 0 for fresh data."""
+    if dataset_size is None or is_fresh(dataset_size):
+        return jnp.zeros(())
+    if sample_size is None:
+        raise ValueError("dataset_size needs sample_size, the examples in a batch, beside it")
+    return jnp.minimum(sample_size / dataset_size, 1)

@@ -10,13 +10,14 @@ import optax
 from snrgate.annotations import Array, Float, Int, PyTree, Scalar
 from snrgate.block import Block, block_axes
 from snrgate.checks import check_settings, check_shapes, check_statistics, pooled_sums
-from snrgate.gate import GATES, null_level, pool
+from snrgate.gate import GATES, dataset_share, null_level, pool
 from snrgate.moments.statistics import accumulator_dtype, noise_of_mean
 from snrgate.momentum import inner_momentum, measured_decay
 from snrgate.trees import Selection, check_floating, flatten, select
 
 __all__ = ["SnrGateState", "snr_gate"]
 
+_SIGNAL_DECAY = 0.98  # of the squared signal, where the threshold is z
 _B1 = 0.9  # decay of the gate's own momentum, where the inner transformation keeps none
 
 
@@ -27,6 +28,8 @@ class SnrGateState(NamedTuple):
         count: steps taken, int32.
         noise: running variance of the batch mean, not bias-corrected; float32, a tree like the
             parameters with size 1 on the pooled axes. ``()`` for instantaneous noise.
+        signal: running squared signal, in units of the null level, not bias-corrected; a tree
+            like the noise. ``()`` where the signal of every step counts by itself.
         momentum: running mean gradient, not bias-corrected; a tree like the parameters, or ``()``
             where the inner transformation keeps it.
         gate_fraction: mean gate over all gated parameters in the last step, float32.
@@ -36,6 +39,7 @@ class SnrGateState(NamedTuple):
 
     count: Int[Array, ""]
     noise: PyTree
+    signal: PyTree
     momentum: PyTree
     gate_fraction: Float[Array, ""]
     gate_fractions: Float[Array, " leaves"]
@@ -50,6 +54,8 @@ def snr_gate(
     z: Scalar | None = None,
     noise: str = "auto",
     noise_decay: Scalar = 0.99,
+    signal_decay: Scalar | None = None,
+    fitted: Scalar = 0.2,
     softness: Scalar | None = None,
     floor: Scalar = 0.0,
     block: Block = "unit",
@@ -62,14 +68,15 @@ def snr_gate(
 
     .. math::
 
-        s_t &= \rho\, s_{t-1} + (1 - \rho)\, n_t \\
-        q_t &= \phi + (1 - \phi)\, \mathrm{gate}\!\left(
-            \sum\nolimits_k \hat m_t^2,\; \sum\nolimits_k \hat s_t\right) \\
+        s_t &= \rho\, s_{t-1} + (1 - \rho) \sum\nolimits_k n_t \\
+        S_t &= \rho_S\, S_{t-1} + (1 - \rho_S) \sum\nolimits_k \hat m_t^2 \,/\, \alpha_0 \\
+        q_t &= \phi + (1 - \phi)\, \mathrm{gate}(\hat S_t,\; \hat s_t) \\
         u_t &= q_t \cdot \mathrm{inner}(g_t)
 
-    with :math:`\hat m` the bias-corrected momentum of the gradient, :math:`\hat s` the
-    bias-corrected noise and the sums over the block of a parameter. What :math:`n_t` is depends
-    on ``noise``:
+    with hats for bias correction, :math:`\hat m` the momentum of the gradient, the sums over the
+    block of a parameter and :math:`\alpha_0` the level that pure noise has
+    (:func:`snrgate.gate.null_level`; 1 where the threshold is given as ``alpha``). What
+    :math:`n_t` is depends on ``noise``:
 
     ============= =============================================== ==============================
     noise         :math:`n_t`                                     signal
@@ -88,18 +95,33 @@ def snr_gate(
             *it* is given: what rescales them, clipping say, belongs inside ``inner``.
         gate: "hard", "soft" or "snr"; see :mod:`snrgate.gate`.
         alpha: threshold on signal / noise. Give either ``alpha`` or ``z``.
-        z: threshold in standard deviations of what pure noise does, ``alpha = z**2 * level`` with
-            :func:`snrgate.gate.null_level`; the same for every ``b1``. Default 1.
+        z: threshold in standard deviations of what pure noise does at one step, ``alpha = z**2 *
+            level`` with :func:`snrgate.gate.null_level`, less what may be ``fitted``; the same
+            for every ``b1``. Averaged over steps and a block, pure noise comes close to its mean,
+            which is 1. Default 1.
         noise: "auto", "exact", "streaming" or "instantaneous".
         noise_decay: :math:`\rho`, decay of the running noise, in [0, 1).
-        softness: :math:`\lambda` of the soft and snr gates; ``None`` is the threshold itself.
+        signal_decay: :math:`\rho_S`, decay of the running squared signal, in [0, 1). ``None`` is
+            0.98 with ``z``, and 0 (every step by itself) with ``alpha``, as in Algorithm 1, and
+            with instantaneous noise.
+        fitted: :math:`\varphi`, share of the data set's own noise that may be fitted, in [0, 1):
+            what has been fitted is missing in the gradient of the training set, which would shut
+            the gate too early. Until so much is fitted, a part of pure noise gets through,
+            :math:`1 - (1 - \varphi)^2` of it. It matters with ``z`` and ``dataset_size``.
+        softness: :math:`\lambda` of the soft and snr gates on signal / noise. ``None`` is the
+            threshold; for the soft gate with ``z``, averaged noise and ``dataset_size`` only that
+            part of it which no number of batches averages out, so that (with ``fitted`` 0) what
+            gets through is the population's share of the training set's gradient. Where every
+            batch is fresh that part is 0 and the gate a hard one at the mean of pure noise.
         floor: :math:`\phi`, how far the gate stays open where there is no signal, in [0, 1]: for
             what has to be learned by heart before it is understood, among wrong answers, with
             decay outside the gate. Noise gets through at that rate.
         block: what shares one gate: "parameter", "unit" (everything that feeds one output unit),
             "tensor", or ``(path, shape) -> axes``; see :func:`snrgate.block.block_axes`.
-        dataset_size: examples in a finite data set, for the threshold of ``z``; ``None`` for
-            fresh data. With streaming noise pass ``sample_size=`` to ``update`` besides.
+        dataset_size: examples in a finite data set, for the threshold of ``z``; infinity where
+            every batch is fresh; ``None`` where nothing is known: then only what differs from
+            batch to batch counts as noise. With streaming noise and a finite size pass
+            ``sample_size=`` to ``update`` besides.
         warmup_steps: first steps with an open gate.
         b1: decay of the gate's own momentum where ``inner`` keeps none, default 0.9.
         mask: tree of booleans like the parameters (or a prefix, or a function of the parameters);
@@ -111,9 +133,9 @@ def snr_gate(
         and keeps the dtypes of the updates. Its state is a :class:`SnrGateState`.
 
     Raises:
-        ValueError: unknown ``gate``, ``noise`` or ``block``; both ``alpha`` and ``z``; a number
-            out of range; ``sum_sq_diff_grads`` missing or of a wrong shape; a batch of one
-            example; use inside ``optax.MultiSteps`` with exact noise.
+        ValueError: unknown ``gate``, ``noise`` or ``block``; ``alpha`` beside ``z`` or
+            ``signal_decay``; a number out of range; ``sum_sq_diff_grads`` missing or of a wrong
+            shape; a batch of one example; use inside ``optax.MultiSteps`` with exact noise.
         TypeError: a parameter that is not a real floating-point array.
 
     Example:
@@ -136,6 +158,8 @@ def snr_gate(
         z=z,
         noise=noise,
         noise_decay=noise_decay,
+        signal_decay=signal_decay,
+        fitted=fitted,
         softness=softness,
         floor=floor,
         block=block,
@@ -145,6 +169,10 @@ def snr_gate(
     )
     inner = optax.with_extra_args_support(inner)
     averaged = noise != "instantaneous"
+    if signal_decay is None:
+        signal_decay = _SIGNAL_DECAY if averaged and alpha is None else 0.0
+    # An array is remembered whatever its value: an injected or scheduled one may change.
+    remembered = not isinstance(signal_decay, (int, float)) or signal_decay > 0
 
     def init_fn(params: PyTree) -> SnrGateState:
         check_floating(flatten(params), "parameter")
@@ -159,21 +187,39 @@ def snr_gate(
         return SnrGateState(
             count=jnp.zeros((), jnp.int32),
             noise=_zeros(gated, params, block) if averaged else (),
+            signal=_zeros(gated, params, block) if remembered else (),
             momentum=_zeros(gated, params, "parameter") if averaged and not shared else (),
             gate_fraction=jnp.ones((), jnp.float32),
             gate_fractions=jnp.ones(len(gated.chosen), jnp.float32),
             inner_state=inner_state,
         )
 
+    def thresholds(
+        kind: str, decay: Scalar, count: Array, sample_size: Scalar | None
+    ) -> tuple[Scalar, Scalar, Scalar]:
+        """What the signal is measured in, and threshold and softness in these units."""
+        if alpha is not None:
+            return 1.0, alpha, alpha if softness is None else softness
+        unit = null_level(kind, decay, count, sample_size, dataset_size)
+        squared = 1.0 if z is None else jnp.square(z)
+        if not averaged or dataset_size is None:
+            threshold = soft = squared
+        else:
+            # A share of the examples' own noise may be fitted; of what gets through, the data
+            # set's part alone is held back: that of single batches averages out.
+            own = dataset_share(decay, count, sample_size, dataset_size)
+            left = own * jnp.square(1 - fitted)
+            threshold = squared * (1 - own + left)
+            soft = squared * left if gate == "soft" else threshold
+        return unit, threshold, soft if softness is None else softness / unit
+
     def open_gate(
-        kind: str, momentum: Array, noise: Array, axes: tuple[int, ...], level: Scalar
+        kind: str, signal_sq: Array, noise: Array, threshold: Scalar, lam: Scalar
     ) -> Array:
-        signal_sq = pool(jnp.square(momentum.astype(noise.dtype)), axes)
         # At the first step streaming noise and squared signal are one number: rounding must not
         # open the gate.
         tie = 8 * jnp.finfo(noise.dtype).eps if kind == "streaming" else 0
-        lam = level if softness is None else softness
-        value = GATES[gate](signal_sq, noise, level * (1 + tie), lam)
+        value = GATES[gate](signal_sq, noise, threshold * (1 + tie), lam)
         return jnp.asarray(floor + (1 - floor) * value, value.dtype)
 
     def update_fn(
@@ -225,27 +271,30 @@ def snr_gate(
             ]
         else:
             noises = _exact_noise(gated, grads, axes, sum_sq_diff_grads, sample_size)
+        unit, threshold, lam = thresholds(kind, decay, count, sample_size)
+        if averaged:
+            momentum = optax.tree.bias_correction(momentum, decay, count)
+        signals = [
+            pool(jnp.square(m.astype(s.dtype)), a) / unit
+            for m, s, a in zip(momentum, noises, axes, strict=True)
+        ]
         # Statistics that overflow must not shut a gate for good: their blocks sit out this step.
         finite = [jnp.isfinite(s) for s in noises]
         running: list[Array] = []
         if averaged:
             before = gated.pick(state.noise, "state.noise")
-            running = [
-                jnp.where(ok, new, old)
-                for ok, new, old in zip(
-                    finite, _average(before, noises, noise_decay), before, strict=True
-                )
-            ]
-            noises = optax.tree.bias_correction(running, noise_decay, count)
-            momentum = optax.tree.bias_correction(momentum, decay, count)
+            running, noises = _running(before, noises, finite, noise_decay, count)
+        evidence: list[Array] = []
+        if remembered:
+            before = gated.pick(state.signal, "state.signal")
+            both = [ok & jnp.isfinite(x) for ok, x in zip(finite, signals, strict=True)]
+            evidence, signals = _running(before, signals, both, signal_decay, count)
 
-        level = alpha
-        if level is None:
-            level = null_level(kind, decay, count, sample_size, dataset_size)
-            level = level if z is None else jnp.square(z) * level
         values = [
-            jnp.where(ok, jnp.where(count <= warmup_steps, 1, open_gate(kind, m, s, a, level)), 0)
-            for m, s, a, ok in zip(momentum, noises, axes, finite, strict=True)
+            jnp.where(
+                ok, jnp.where(count <= warmup_steps, 1, open_gate(kind, x, s, threshold, lam)), 0
+            )
+            for x, s, ok in zip(signals, noises, finite, strict=True)
         ]
         through = [
             (u * q).astype(u.dtype)
@@ -255,6 +304,7 @@ def snr_gate(
         return gated.put(through, new_updates), SnrGateState(
             count=count,
             noise=gated.put(running) if averaged else (),
+            signal=gated.put(evidence) if remembered else (),
             momentum=gated.put(own) if own else state.momentum,
             gate_fraction=overall,
             gate_fractions=fractions,
@@ -286,6 +336,15 @@ def _average(old: list[Array], new: list[Array], decay: Scalar) -> list[Array]:
     return [
         jnp.asarray(decay * a + (1 - decay) * x, a.dtype) for a, x in zip(old, new, strict=True)
     ]
+
+
+def _running(
+    before: list[Array], now: list[Array], finite: list[Array], decay: Scalar, count: Array
+) -> tuple[list[Array], list[Array]]:
+    """A running average where the new values are finite, and the same bias-corrected."""
+    after = zip(finite, _average(before, now, decay), before, strict=True)
+    running = [jnp.where(ok, new, old) for ok, new, old in after]
+    return running, optax.tree.bias_correction(running, decay, count)
 
 
 def _zeros(gated: Selection, params: PyTree, block: Block) -> PyTree:

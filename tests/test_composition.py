@@ -1,6 +1,7 @@
 """The gate inside everything that people put optax transformations into."""
 
 import functools
+import math
 
 import chex
 import jax
@@ -176,6 +177,16 @@ def test_inject_hyperparams_and_schedules():
     )
     chex.assert_trees_all_close(jitted[0], fixed[0], rtol=1e-5)
     assert state.hyperparams["z"] == 1.5
+
+    # A memory that is an array has its place in the state, whatever it is at first; an infinite
+    # size may be one too.
+    for values in ({"signal_decay": 0.0}, {"dataset_size": math.inf}, {"fitted": 0.5}):
+        given = {"dataset_size": 100, **values}
+        fixed_too = train(snrgate.adamw(1e-2, **given))[0]
+        by_injection = train(optax.inject_hyperparams(snrgate.adamw)(1e-2, **given))[0]
+        chex.assert_trees_all_close(by_injection, fixed_too, rtol=1e-5)
+    memory = optax.piecewise_constant_schedule(0.5, {3: 0.0})
+    train(optax.inject_hyperparams(snrgate.adamw)(1e-2, signal_decay=memory))
 
     schedule = optax.linear_schedule(1e-2, 0.0, 6)
     by_schedule = train(snrgate.adamw(schedule))[0]

@@ -101,10 +101,43 @@ def test_streaming_level_of_finite_data_tends_to_the_papers():
     assert level == pytest.approx(b / (n - b), rel=1e-3)
 
 
+@pytest.mark.parametrize("dataset_size", [None, 60])
+def test_streaming_noise_starts_as_the_signal_itself(dataset_size):
+    """At the first step both are the squared gradient; then the noise of a moving momentum."""
+    rng = np.random.default_rng(4)
+    b, b1, size, steps = 20, 0.9, 4000, 12
+    population = rng.normal(size=(dataset_size or 1, size))
+    momentum = np.zeros(size)
+    for t in range(1, steps + 1):
+        if dataset_size is None:
+            g = rng.normal(size=(b, size)).mean(0)
+        else:
+            g = population[rng.choice(dataset_size, b, replace=False)].mean(0)
+        noise = np.mean((g - momentum) ** 2)
+        momentum = b1 * momentum + (1 - b1) * g
+        signal = np.mean((momentum / (1 - b1**t)) ** 2)
+        level = float(gate.null_level("streaming", b1, t, b, dataset_size))
+        assert signal / noise == pytest.approx(level, rel=0.15 if t > 1 else 1e-5)
+
+
 def test_a_batch_that_is_the_data_set_shuts_the_streaming_gate():
     level = gate.null_level("streaming", 0.9, 100, 50, 50)
     assert gate.hard(jnp.ones(()), jnp.ones(()), level) == 0
     assert gate.soft(jnp.ones(()), jnp.ones(()), level) == 0
+
+
+@pytest.mark.parametrize("count", [1, 5, 1000])
+def test_the_data_sets_share_is_what_more_batches_leave_of_the_level(count):
+    """The level of an infinitely long average, over that of this one."""
+    b, n, b1 = 64, 1000, 0.9
+    share = float(gate.dataset_share(b1, count, b, n))
+    # A momentum that never forgets averages every batch out; the data set's own noise stays.
+    lasting = float(gate.null_level("exact", 0.99999, 10**8, b, n))
+    assert share == pytest.approx(lasting / float(gate.null_level("exact", b1, count, b, n)), 1e-3)
+    assert float(gate.dataset_share(b1, count)) == 0
+    assert float(gate.dataset_share(b1, count, b, np.inf)) == 0
+    assert float(gate.dataset_share(b1, count, b, b)) == 1
+    assert gate.null_level("exact", b1, count, b, np.inf) == gate.null_level("exact", b1, count)
 
 
 @pytest.mark.parametrize("dataset_size", [None, 60])

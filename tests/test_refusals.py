@@ -28,6 +28,11 @@ def update(tx, grads=PARAMS, params=PARAMS, **extra):
         ({"softness": -0.1}, "softness=-0.1"),
         ({"floor": 1.5}, "floor=1.5"),
         ({"noise_decay": 1.0}, r"noise_decay=1.0 must be a number in \[0, 1\)"),
+        ({"signal_decay": 1.0}, r"signal_decay=1.0 must be a number in \[0, 1\)"),
+        ({"signal_decay": 0.9, "noise": "instantaneous"}, "not go with instantaneous noise"),
+        ({"signal_decay": 0.9, "alpha": 1.0}, "signal_decay=0.9 does not go with alpha"),
+        ({"fitted": 1.0}, r"fitted=1.0 must be a number in \[0, 1\)"),
+        ({"dataset_size": float("nan")}, "dataset_size=nan must be"),
         ({"dataset_size": 1}, "dataset_size=1 must be a number >= 2"),
         ({"warmup_steps": -1}, "warmup_steps=-1"),
     ],
@@ -118,6 +123,7 @@ def test_data_set_sizes():
     with pytest.raises(ValueError, match="every batch is the whole data set"):
         update(tx, sample_size=10)
     update(snrgate.adamw(1e-3, dataset_size=10, alpha=1.0))  # then the size is not needed
+    update(snrgate.adamw(1e-3, dataset_size=float("inf")))  # nor where every batch is fresh
 
 
 def test_per_example_gradients_without_the_adapter():

@@ -14,7 +14,15 @@ import pytest
 from snrgate import cli
 from snrgate.errors import InputError
 from snrgate.study.controls import Control
-from snrgate.study.peers import Cautious, Grokfast, Muon, OrthoGrad, RowNormLion, Sam
+from snrgate.study.peers import (
+    Cautious,
+    FiniteAlgorithm1,
+    Grokfast,
+    Muon,
+    OrthoGrad,
+    RowNormLion,
+    Sam,
+)
 from snrgate.study.references import references
 from snrgate.study.results import score, spread_of, steps_to, steps_words, stored
 from snrgate.study.rows import ABLATIONS, PEERS, ROWS, Row
@@ -23,7 +31,7 @@ from snrgate.study.summary import short_table, summary_page
 from snrgate.study.tables import verdict
 from snrgate.tasks.task import Task, of_data
 from snrgate.training.configs import config_names, load_config, task_names
-from snrgate.training.optimizers import AdamW, Gated
+from snrgate.training.optimizers import AdamW, Algorithm1, Gated
 from snrgate.training.settings import flat
 from snrgate.training.sweep import collect, measure
 from snrgate.training.train import Training, fit
@@ -71,7 +79,8 @@ def test_configs_say_what_the_study_measured_with_their_settings():
         (results[0]["settings"], spread_of(results, "last"))
         for name, row in ROWS.items()
         for who, results in stored(RESULTS / name / "runs", row.contenders()).items()
-        if who not in PEERS or who.startswith("gated")  # settings do not name the optimizer
+        # Settings do not name the optimizer, but of the gate's every kind has others.
+        if who not in PEERS or who.startswith(("gated", "algorithm-1"))
     ]
     for task in task_names(Training):
         for name in config_names(task):
@@ -139,9 +148,26 @@ def test_a_run_that_diverges_is_counted():
 
 @pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)
 def test_a_peer_learns_a_line(peer):
-    settings = dataclasses.replace(LINE, optimizer=peer(0.05), steps=400)
+    batch = {"batch_size": LINE.batch_size} if peer is FiniteAlgorithm1 else {}
+    settings = dataclasses.replace(LINE, optimizer=peer(0.05, **batch), steps=400)
     begin = float(np.mean((0.1 - W) ** 2))
     assert measure(settings)["best"]["error"] < 0.1 * begin
+
+
+def test_algorithm_1_has_the_papers_thresholds():
+    task = LINE.task.make(0)
+    assert Algorithm1().gate_settings(task)["alpha"] == 1
+    assert FiniteAlgorithm1(batch_size=8).gate_settings(task)["alpha"] == 8 / (32 - 8)
+    row = dataclasses.replace(ROWS["table"], base=LINE)
+    assert (
+        row.grid("algorithm-1-finite")["algorithm-1-finite-lr0.001-wd0"].optimizer.batch_size == 8
+    )
+    for unfit, said in (
+        (task, "b is 32 and n 32"),
+        (ROWS["advection"].base.task.make(0), "None, 256"),
+    ):
+        with pytest.raises(InputError, match=said):
+            FiniteAlgorithm1(batch_size=32).gate_settings(unfit)
 
 
 def first_update(optimizer, grads, params):

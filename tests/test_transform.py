@@ -1,15 +1,21 @@
 """The transformation against NumPy loops in float64, written down from the formulas."""
 
+import dataclasses
+import inspect
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 import snrgate
+from snrgate.training.optimizers import Gated
 
 SHAPE = (4, 3)
-B1, B2, EPS, RHO = 0.9, 0.99, 1e-8, 0.95
+B1, B2, EPS, RHO, RHO_SIGNAL = 0.9, 0.99, 1e-8, 0.95, 0.9
 
 
 def gradients(steps, b=6, seed=0):
@@ -84,9 +90,13 @@ def test_algorithm_1_step_for_step(gate, alpha, lam):
     assert not np.allclose(got[-1], w0, atol=1e-2)
 
 
-def averaged_exact(gs, w0, lr, axes, threshold, gate="soft", floor=0.0):
-    """Adam behind the gate with averaged exact noise, pooled over ``axes``."""
-    w, m, v, s = w0.copy(), np.zeros(SHAPE), np.zeros(SHAPE), 0.0
+def averaged_exact(gs, w0, lr, axes, threshold, gate="soft", floor=0.0, *, unit=None, lam=None):
+    """Adam behind the gate with averaged exact noise, pooled over ``axes``.
+
+    With ``unit`` the squared signal is taken in its units and averaged like the noise. ``unit``,
+    ``threshold`` and ``lam`` (by default the threshold) are functions of the step.
+    """
+    w, m, v, s, signal = w0.copy(), np.zeros(SHAPE), np.zeros(SHAPE), 0.0, 0.0
     for t, batch in enumerate(gs, start=1):
         g, b = batch.mean(0), len(batch)
         noise = batch.var(0) / (b - 1)
@@ -94,35 +104,176 @@ def averaged_exact(gs, w0, lr, axes, threshold, gate="soft", floor=0.0):
         m = B1 * m + (1 - B1) * g
         v = B2 * v + (1 - B2) * g**2
         mh, vh, sh = m / (1 - B1**t), v / (1 - B2**t), s / (1 - RHO**t)
-        alpha = threshold(t)
-        q = NUMPY_GATES[gate]((mh**2).sum(axes, keepdims=True), sh, alpha, alpha)
+        now = (mh**2).sum(axes, keepdims=True)
+        if unit is not None:
+            signal = RHO_SIGNAL * signal + (1 - RHO_SIGNAL) * now / unit(t)
+            now = signal / (1 - RHO_SIGNAL**t)
+        q = NUMPY_GATES[gate](now, sh, threshold(t), (lam or threshold)(t))
         q = floor + (1 - floor) * q
         w = w - lr * q * mh / (np.sqrt(vh) + EPS)
         yield w, q
 
 
+def variance_of_momentum(t):
+    """Of a bias-corrected momentum, from its weights."""
+    weights = B1 ** np.arange(t) * (1 - B1) / (1 - B1**t)
+    return np.sum(weights**2)
+
+
+# A data set of 50 examples, of which a batch shows 6; what is left of its own noise unfitted.
+SHARE, LEFT = 6 / 50, (1 - 0.3) ** 2
+
+
+def null(t):
+    return SHARE + (1 - SHARE) * variance_of_momentum(t)
+
+
+STEP_FOR_STEP = {
+    "alpha": ({"alpha": 0.3}, None, lambda t: 0.3, None),
+    "z": ({"z": 1.2}, variance_of_momentum, lambda t: 1.44, None),
+    "neither": ({}, variance_of_momentum, lambda t: 1.0, None),
+    "fresh": ({"dataset_size": math.inf}, variance_of_momentum, lambda t: 1.0, lambda t: 0.0),
+    "finite": (
+        {"dataset_size": 50, "fitted": 0.3, "z": 1.2},
+        null,
+        lambda t: 1.44 * (SHARE * LEFT + (1 - SHARE) * variance_of_momentum(t)) / null(t),
+        lambda t: 1.44 * SHARE * LEFT / null(t),
+    ),
+}
+"""What the gate is told; the unit of the signal, threshold and softness, by step."""
+
+
 @pytest.mark.parametrize(("block", "axes"), [("parameter", ()), ("unit", (0,)), ("tensor", (0, 1))])
-@pytest.mark.parametrize("given", ["alpha", "z", "neither", "dataset_size"])
-def test_averaged_exact_noise_step_for_step(block, axes, given):
+@pytest.mark.parametrize("given", STEP_FOR_STEP)
+@pytest.mark.parametrize("gate", NUMPY_GATES)
+def test_averaged_exact_noise_step_for_step(gate, block, axes, given):
     gs = gradients(30)
     w0 = np.random.default_rng(1).normal(size=SHAPE)
-    n, b = 50, gs.shape[1]
-
-    def level(t, share=0.0):
-        weights = B1 ** np.arange(t) * (1 - B1) / (1 - B1**t)
-        return share + (1 - share) * np.sum(weights**2)
-
-    threshold, kwargs = {
-        "alpha": (lambda t: 0.3, {"alpha": 0.3}),
-        "z": (lambda t: 4 * level(t), {"z": 2.0}),
-        "neither": (level, {}),
-        "dataset_size": (lambda t: level(t, b / n), {"dataset_size": n}),
-    }[given]
-    expected = [w for w, _ in averaged_exact(gs, w0, 1e-2, axes, threshold)]
+    kwargs, unit, threshold, lam = STEP_FOR_STEP[given]
+    lam = None if gate == "snr" else lam
+    memory = {} if unit is None else {"signal_decay": RHO_SIGNAL}
+    expected = averaged_exact(gs, w0, 1e-2, axes, threshold, gate, unit=unit, lam=lam)
     with jax.enable_x64(True):
-        tx = snrgate.adam(1e-2, B1, B2, EPS, noise_decay=RHO, block=block, **kwargs)
+        tx = snrgate.adam(
+            1e-2, B1, B2, EPS, gate=gate, noise_decay=RHO, block=block, **memory, **kwargs
+        )
         got, _ = run(tx, gs, w0, exact=True)
-    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(got, [w for w, _ in expected], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("signal", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("noise", ["exact", "streaming"])
+def test_what_gets_through_is_the_populations_share_of_the_training_gradient(signal, noise):
+    """Sixty examples that come back: the gradient of all of them has noise of 1 / 60 a parameter.
+
+    3,000 parameters share a gate, so that share is known to about 2 %; with nothing fitted, it is
+    what the soft gate is to be, however much single batches differ. Where nobody knows that they
+    come back, all that differs from batch to batch is held back.
+    """
+    rng = np.random.default_rng(5)
+    n, b, size, steps = 60, 12, 3000, 400
+    examples = signal + rng.normal(size=(n, size)).astype(np.float32)
+    told = snrgate.snr_gate(optax.scale_by_adam(), noise=noise, dataset_size=n, fitted=0.0)
+    not_told = snrgate.snr_gate(optax.scale_by_adam(), noise=noise)
+    params = {"w": jnp.zeros((size, 1))}
+    fractions = []
+    for tx in (told, not_told):
+        state, update = tx.init(params), jax.jit(tx.update)
+        for _ in range(steps):
+            batch = examples[rng.choice(n, b, replace=False)][..., None]
+            grads = {"w": jnp.asarray(batch.mean(0))}
+            _, state = update(grads, state, params, **moments_args(batch))
+        fractions.append(float(state.gate_fraction))
+    assert fractions[0] == pytest.approx(signal**2 / (signal**2 + 1 / n), abs=0.05)
+    # A mean of b of n examples varies by (n - b) / (n - 1) / b around that of all of them.
+    kappa = (1 - B1) / (1 + B1)
+    batches = (n - b) / (n - 1) / b
+    trained = np.mean(examples.mean(0) ** 2) + kappa * batches
+    level, seen = (
+        (kappa, 1 / b) if noise == "exact" else (kappa / (1 + kappa), (1 + kappa) * batches)
+    )
+    assert fractions[1] == pytest.approx(1 - level * seen / trained, abs=0.05)
+
+
+@pytest.mark.parametrize("signal", [0.0, 0.1])
+def test_where_every_batch_is_fresh_any_signal_is_let_through_and_noise_half_of_the_time(signal):
+    """400 units of 100 parameters; signal of 0.1 is a fifth of the noise of 12 examples."""
+    rng = np.random.default_rng(6)
+    tx = snrgate.snr_gate(optax.scale_by_adam(), dataset_size=math.inf)
+    params = {"w": jnp.zeros((100, 400))}
+    state, update = tx.init(params), jax.jit(tx.update)
+    fractions = []
+    for _ in range(300):
+        batch = signal + rng.normal(size=(12, 100, 400)).astype(np.float32)
+        grads = {"w": jnp.asarray(batch.mean(0))}
+        _, state = update(grads, state, params, **moments_args(batch))
+        fractions.append(float(state.gate_fraction))
+    # The mean of noise squared is a little above its median.
+    assert np.mean(fractions[100:]) == pytest.approx(1 if signal else 0.48, abs=0.04)
+
+
+@pytest.mark.parametrize("noise", ["exact", "streaming"])
+def test_the_first_steps_are_not_open_on_noise(noise):
+    rng = np.random.default_rng(7)
+    tx = snrgate.snr_gate(optax.scale_by_adam(), noise=noise, dataset_size=50_000, fitted=0.0)
+    params = {"w": jnp.zeros((2000, 50))}
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(20):
+        batch = rng.normal(size=(128, 2000, 50)).astype(np.float32)
+        grads = {"w": jnp.asarray(batch.mean(0))}
+        _, state = update(grads, state, params, **moments_args(batch))
+        # At the mean of noise half of the units are above it; none is so by much.
+        assert float(state.gate_fraction) < 0.7
+
+
+@pytest.mark.parametrize("z", [1.0, 2.0])
+def test_z_of_a_single_step_is_a_z_score(z):
+    rng = np.random.default_rng(8)
+    tx = snrgate.snr_gate(
+        optax.scale_by_adam(), gate="hard", block="parameter", z=z, signal_decay=0.0
+    )
+    size = 20_000
+    params = {"w": jnp.zeros(size)}
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(30):
+        batch = rng.normal(size=(64, size)).astype(np.float32)
+        _, state = update({"w": jnp.asarray(batch.mean(0))}, state, params, **moments_args(batch))
+    expected = 2 * scipy.stats.norm.sf(z)
+    assert float(state.gate_fraction) == pytest.approx(expected, abs=0.02)
+
+
+def test_softness_beside_z_is_on_signal_over_noise():
+    gs, w0 = gradients(10), np.zeros(SHAPE)
+    level = (1 - B1) / (1 + B1)
+    for steps in (9, 10):
+        same = {"noise_decay": RHO, "signal_decay": 0.0, "softness": 0.2}
+        _, by_z = run(snrgate.adam(1e-2, B1, z=1.0, **same), gs[:steps], w0, exact=True)
+        alpha = float(snrgate.gate.null_level("exact", B1, steps))
+        assert alpha > level
+        _, by_alpha = run(
+            snrgate.adam(1e-2, B1, alpha=alpha, noise_decay=RHO, softness=0.2),
+            gs[:steps], w0, exact=True,
+        )  # fmt: skip
+        one, other = (optax.tree.get(state, "gate_fractions") for state in (by_z, by_alpha))
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+        assert 0 < float(one[0]) < 1
+
+
+def test_fitted_noise_is_not_missed():
+    """A gradient that has lost 30 % of its noise to training still is at the threshold."""
+    rng = np.random.default_rng(6)
+    n, b, size = 60, 12, 3000
+    examples = rng.normal(size=(n, size)).astype(np.float32)
+    left = examples - 0.3 * examples.mean(0)
+    for fitted, opened in ((0.0, False), (0.35, True)):
+        tx = snrgate.snr_gate(optax.scale_by_adam(), dataset_size=n, fitted=fitted)
+        params = {"w": jnp.zeros((size, 1))}
+        state, update = tx.init(params), jax.jit(tx.update)
+        for _ in range(200):
+            batch = left[rng.choice(n, b, replace=False)][..., None]
+            grads = {"w": jnp.asarray(batch.mean(0))}
+            _, state = update(grads, state, params, **moments_args(batch))
+        assert (float(state.gate_fraction) > 0) == opened
 
 
 @pytest.mark.parametrize("gate", NUMPY_GATES)
@@ -274,20 +425,31 @@ def count_numbers(tree):
     return sum(x.size for x in jax.tree.leaves(tree) if x.ndim)
 
 
-def test_adam_with_the_gate_holds_one_vector_more():
+@pytest.mark.parametrize(("block", "number"), [("parameter", 1020), ("unit", 40), ("tensor", 2)])
+def test_adam_with_the_gate_holds_two_numbers_a_block_more(block, number):
     params = {"kernel": jnp.zeros((50, 20)), "bias": jnp.zeros(20)}
-    size = count_numbers(params)
-    adam = count_numbers(optax.adam(1e-3).init(params))
-    leaves = len(params)  # one gate fraction each
-    assert adam == 2 * size
-    per_parameter = count_numbers(snrgate.adam(1e-3, block="parameter").init(params))
-    assert per_parameter - adam == size + leaves
-    per_unit = count_numbers(snrgate.adam(1e-3, block="unit").init(params))
-    assert per_unit - adam == 20 + 20 + leaves
-    per_tensor = count_numbers(snrgate.adam(1e-3, block="tensor").init(params))
-    assert per_tensor - adam == 1 + 1 + leaves
-    none = count_numbers(snrgate.adam(1e-3, noise="instantaneous").init(params))
-    assert none - adam == leaves
+    adam = count_numbers(optax.adam(1e-3).init(params)) + len(params)  # a gate fraction each
+    assert adam == 2 * 1020 + 2
+    assert count_numbers(snrgate.adam(1e-3, block=block).init(params)) - adam == 2 * number
+    # Algorithm 1 has no memory of the signal, an instantaneous noise none of either.
+    assert count_numbers(snrgate.adam(1e-3, block=block, alpha=1.0).init(params)) - adam == number
+    none = snrgate.adam(1e-3, block=block, noise="instantaneous").init(params)
+    assert count_numbers(none) == adam
+
+
+def test_the_defaults_are_the_same_at_every_door():
+    gate = {n: p.default for n, p in inspect.signature(snrgate.snr_gate).parameters.items()}
+    adamw = {n: p.default for n, p in inspect.signature(snrgate.adamw).parameters.items()}
+    shared = gate.keys() & adamw.keys() - {"mask", "b1"}  # of adamw: what decays, and Adam's own
+    assert {"z", "noise_decay", "signal_decay", "fitted", "softness", "floor"} < shared
+    assert {n: gate[n] for n in shared} == {n: adamw[n] for n in shared}
+    settings = {f.name: f.default for f in dataclasses.fields(Gated)}
+    same = shared & settings.keys() - {"z", "noise"}  # None and "auto" said out loud
+    assert {n: gate[n] for n in same} == {n: settings[n] for n in same}
+    gs, w0 = gradients(5), np.zeros(SHAPE)
+    default, _ = run(snrgate.adam(1e-2), gs, w0, exact=True)
+    named, _ = run(snrgate.adam(1e-2, z=1.0, signal_decay=0.98), gs, w0, exact=True)
+    np.testing.assert_array_equal(default, named)
 
 
 def test_state_is_read_by_name():

@@ -4,12 +4,12 @@ snrgate train division/algorithm_1
 """
 
 from snrgate.tasks.division import Division
-from snrgate.training.optimizers import ALGORITHM_1, Gated
+from snrgate.training.optimizers import Algorithm1
 from snrgate.training.train import Training
 
 CONFIG = Training(
     Division(),
-    Gated(learning_rate=0.01, weight_decay=1.0, b2=0.98, **ALGORITHM_1),
+    Algorithm1(learning_rate=0.01, weight_decay=1.0, b2=0.98),
     steps=2000,
     batch_size=512,
     eval_every=50,

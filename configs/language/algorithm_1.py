@@ -4,12 +4,12 @@ snrgate train language/algorithm_1
 """
 
 from snrgate.tasks.language import Language
-from snrgate.training.optimizers import ALGORITHM_1, Gated
+from snrgate.training.optimizers import Algorithm1
 from snrgate.training.train import Training
 
 CONFIG = Training(
     Language(),
-    Gated(learning_rate=0.01, **ALGORITHM_1),
+    Algorithm1(learning_rate=0.003),
     steps=400,
     batch_size=32,
 )

@@ -4,12 +4,12 @@ snrgate train pinn/algorithm_1
 """
 
 from snrgate.tasks.pinn import Pinn
-from snrgate.training.optimizers import ALGORITHM_1, Gated
+from snrgate.training.optimizers import Algorithm1
 from snrgate.training.train import Training
 
 CONFIG = Training(
     Pinn(),
-    Gated(learning_rate=0.001, **ALGORITHM_1),
+    Algorithm1(learning_rate=0.001),
     steps=8000,
     batch_size=128,
 )

@@ -6,12 +6,12 @@ Accuracy at the last step: 0.001 (0 to 0.003), seeds 0 to 4.
 """
 
 from snrgate.tasks.reasoning import Reasoning
-from snrgate.training.optimizers import ALGORITHM_1, Gated
+from snrgate.training.optimizers import Algorithm1
 from snrgate.training.train import Training
 
 CONFIG = Training(
     Reasoning(),
-    Gated(learning_rate=0.001, **ALGORITHM_1),
+    Algorithm1(learning_rate=0.001),
     steps=800,
     batch_size=64,
     eval_every=50,

@@ -39,7 +39,7 @@ def add_groups(
     Args:
         groups: the moments of each kind, of the same parameters and blocks.
         dataset_sizes: for each kind the number of different examples there are, ``None`` for
-            fresh draws. Leave ``dataset_size`` of the gate ``None``.
+            fresh draws. The gate gets ``dataset_size=math.inf``: the sizes are in the noise.
         b1: decay of the momentum that the gate reads.
 
     Returns:

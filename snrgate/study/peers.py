@@ -11,14 +11,16 @@ import jax.numpy as jnp
 import optax
 
 from snrgate.annotations import Array, PyTree
+from snrgate.errors import InputError
 from snrgate.tasks.task import Task
 from snrgate.training.loop import Batches, mean_gradient
-from snrgate.training.optimizers import AdamW, Built, Gated
+from snrgate.training.optimizers import AdamW, Algorithm1, Built, Gated
 
 __all__ = [
     "Cautious",
     "CosineAdamW",
     "CosineGated",
+    "FiniteAlgorithm1",
     "FloorGated",
     "FreshGated",
     "Grokfast",
@@ -144,11 +146,34 @@ class FloorGated(Gated):
     """How far it stays open."""
     noise_decay: float = 0.9
     """As that of the momentum."""
+    signal_decay: float | None = 0.0
+    """No memory: every step by itself."""
+    fitted: float = 0.0
+    """Nothing; the floor lets enough through."""
     gate_weight_decay: bool = False
 
     def gate_settings(self, task: Task) -> dict[str, Any]:
         """The keywords of :func:`snrgate.snr_gate` for a task."""
         return super().gate_settings(task) | {"floor": self.floor}
+
+
+@dataclasses.dataclass(frozen=True)
+class FiniteAlgorithm1(Algorithm1):
+    """Algorithm 1 with the paper's threshold for a data set that comes back."""
+
+    batch_size: int = 128
+    """Of every step."""
+
+    def gate_settings(self, task: Task) -> dict[str, Any]:
+        """The keywords of :func:`snrgate.snr_gate` for a task, ``alpha = b / (n - b)`` of its n."""
+        sizes = [group.dataset_size for group in task.groups]
+        size = sizes[0]
+        if len(sizes) > 1 or size is None or size <= self.batch_size:
+            raise InputError(
+                f"b / (n - b) takes one data set that is larger than a batch; here b is "
+                f"{self.batch_size} and n {size if len(sizes) == 1 else sizes}"
+            )
+        return super().gate_settings(task) | {"alpha": self.batch_size / (size - self.batch_size)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from snrgate.study.peers import (
     Cautious,
     CosineAdamW,
     CosineGated,
+    FiniteAlgorithm1,
     FloorGated,
     FreshGated,
     Grokfast,
@@ -23,12 +24,14 @@ from snrgate.tasks.photo import Photo
 from snrgate.tasks.pinn import Pinn
 from snrgate.tasks.reasoning import Reasoning
 from snrgate.tasks.table import Table
-from snrgate.training.optimizers import ALGORITHM_1, AdamW, Gated
+from snrgate.training.optimizers import AdamW, Algorithm1, Gated
 from snrgate.training.train import Training
 
 __all__ = ["ABLATIONS", "PEERS", "ROWS", "Row"]
 
 PEERS: dict[str, type[AdamW]] = {
+    "algorithm-1": Algorithm1,
+    "algorithm-1-finite": FiniteAlgorithm1,
     "cautious": Cautious,
     "grokfast": Grokfast,
     "lion-row-norm": RowNormLion,
@@ -42,16 +45,16 @@ PEERS: dict[str, type[AdamW]] = {
 }
 """Other optimizers, by name; each is tuned over the same grid as AdamW. The last four are AdamW and
 the gate with a schedule, the gate where it is not told how many examples there are, and one that
-never shuts."""
+never shuts; the first two the paper's."""
 
 ABLATIONS: dict[str, dict[str, object]] = {
     "streaming": {"noise": "streaming"},
     "instantaneous": {"noise": "instantaneous"},
     "hard": {"gate": "hard"},
     "snr": {"gate": "snr"},
-    "fast-noise": {"noise_decay": 0.9},
+    "momentary": {"signal_decay": 0.0},
+    "strict": {"fitted": 0.0},
     "per-parameter": {"block": "parameter"},
-    "algorithm-1": ALGORITHM_1,
     "fresh-threshold": {"finite": False},
     "ungated-decay": {"gate_weight_decay": False},
     "shuffled": {"kind": "shuffled"},
@@ -141,6 +144,8 @@ class Row:
         settings = {"learning_rate": rate, "weight_decay": decay, "b1": plain.b1, "b2": plain.b2}
         if issubclass(optimizer, CosineAdamW):
             settings["decay_steps"] = self.base.steps
+        if issubclass(optimizer, FiniteAlgorithm1):
+            settings["batch_size"] = self.base.batch_size
         return dataclasses.replace(self.base, optimizer=optimizer(**settings, **changes))  # type: ignore[arg-type]
 
 
@@ -186,7 +191,7 @@ def _chaos(
         Training(task, AdamW(1e-3), steps=3000, batch_size=128),
         decays=(0.0, 0.1, 1.0, 3.0),
         peers=peers,
-        ablations=("fast-noise", *ablations),
+        ablations=ablations,
         paper="last step below AdamW's best" if kind == "noisy" else "-",
     )
 
@@ -195,6 +200,7 @@ def _photo(
     title: str,
     task: Photo,
     rates: tuple[float, ...] = (1e-3, 3e-3),
+    peers: tuple[str, ...] = (),
     ablations: tuple[str, ...] = (),
 ) -> Row:
     return Row(
@@ -204,7 +210,8 @@ def _photo(
         rates=rates,
         decays=(0.0, 0.1, 1.0, 3.0, 10.0),
         tuned_on=1,
-        ablations=("fast-noise", *ablations),
+        peers=peers,
+        ablations=ablations,
         paper="last step above AdamW's best",
     )
 
@@ -222,27 +229,35 @@ def _pinn(title: str, task: Pinn, **more: object) -> Row:
 
 _ALL = tuple(ABLATIONS)
 _COSINE = ("adamw-cosine", "gated-cosine")
+_PAPER = ("algorithm-1", "algorithm-1-finite")
 ROWS: dict[str, Row] = {
-    "digits-40": _digits(0.4, "noisy", ablations=_ALL, peers=("sam", "cautious", *_COSINE)),
+    "digits-40": _digits(
+        0.4, "noisy", ablations=_ALL, peers=(*_PAPER, "sam", "cautious", *_COSINE)
+    ),
     "digits-20": _digits(0.2, "noisy", paper="held-out loss diverges under AdamW only"),
-    "digits-0": _digits(0.0, "clean", ablations=("streaming", "fast-noise", "algorithm-1")),
+    "digits-0": _digits(0.0, "clean", ablations=("streaming", "momentary", "strict"), peers=_PAPER),
     "table": Row(
         "diabetes table",
         "noisy",
         Training(Table(), AdamW(1e-3), steps=2000, batch_size=64, eval_every=20),
         decays=(0.0, 0.1, 1.0, 3.0, 10.0),
-        peers=("sam", "cautious"),
+        peers=(*_PAPER, "sam", "cautious"),
         ablations=_ALL,
     ),
     "lorenz-10": _chaos("Lorenz-63, noise 0.1", Chaos(noise=0.1)),
     "lorenz-20": _chaos(
         "Lorenz-63, noise 0.2",
         Chaos(noise=0.2),
-        peers=_COSINE,
-        ablations=("streaming", "algorithm-1"),
+        peers=(*_PAPER, *_COSINE),
+        ablations=("streaming", "momentary", "strict"),
     ),
     "lorenz-40": _chaos("Lorenz-63, noise 0.4", Chaos(noise=0.4)),
-    "laser-0": _chaos("Santa Fe laser, as measured", Chaos("laser", noise=0.0), kind="clean"),
+    "laser-0": _chaos(
+        "Santa Fe laser, as measured",
+        Chaos("laser", noise=0.0),
+        kind="clean",
+        ablations=("momentary", "strict"),
+    ),
     "laser-20": _chaos("Santa Fe laser, noise 0.2", Chaos("laser", noise=0.2)),
     "advection": _pinn(
         "advection, 256 noisy points",
@@ -261,7 +276,8 @@ ROWS: dict[str, Row] = {
         "clean",
         Training(Reasoning(), AdamW(1e-3), steps=800, batch_size=64, eval_every=50),
         decays=(0.0,),
-        ablations=("streaming", "algorithm-1"),
+        peers=("algorithm-1",),
+        ablations=("streaming",),
     ),
     "language": Row(
         "characters of a manual",
@@ -275,7 +291,8 @@ ROWS: dict[str, Row] = {
     "camera-20": _photo(
         "camera, noise 0.2",
         Photo("camera"),
-        ablations=("streaming", "algorithm-1", "shuffled", "mean"),
+        peers=_PAPER,
+        ablations=("streaming", "momentary", "strict", "shuffled", "mean"),
     ),
     "chelsea-20": _photo("chelsea, colour, noise 0.2", Photo("chelsea")),
     "camera-poisson": _photo("camera, Poisson-Gaussian", Photo("camera", photons=20.0, noise=0.1)),

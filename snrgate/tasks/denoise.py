@@ -63,6 +63,10 @@ class Denoise:
     """Where the gate has its noise from."""
     noise_decay: float = 0.99
     """Decay of the gate's running noise."""
+    signal_decay: float = 0.96
+    """Decay of the gate's running signal: a memory of three of the default's epochs."""
+    fitted: float = 0.0
+    """Share of the pixels' own noise that may be fitted; none, as the run is long."""
     z: float = 1.0
     """Threshold of the gate, in standard deviations of what pure noise does."""
     photons: float = 0.0
@@ -96,7 +100,7 @@ class Denoise:
             require(self, **{name: (getattr(self, name) >= 0, "0 or more")})
         for name in ("learning_rate", "z", "fourier_scale"):
             require(self, **{name: (getattr(self, name) > 0, "more than 0")})
-        for name in ("b1", "b2", "noise_decay"):
+        for name in ("b1", "b2", "noise_decay", "signal_decay", "fitted"):
             require(self, **{name: (0 <= getattr(self, name) < 1, "in [0, 1)")})
         require(self, seed=(self.seed < 2**32, "less than 2**32"))
         require(self, batch_size=(self.batch_size >= 2, "at least 2"))

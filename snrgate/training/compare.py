@@ -58,6 +58,8 @@ def _optimizer(
         z=settings.z,
         noise=settings.noise_estimator,
         noise_decay=settings.noise_decay,
+        signal_decay=None if settings.noise_estimator == "instantaneous" else settings.signal_decay,
+        fitted=settings.fitted,
         block=settings.block,
         dataset_size=task.groups[0].dataset_size,
     )

@@ -1,6 +1,7 @@
 """Optimizers as settings: what a config names and the trainer builds."""
 
 import dataclasses
+import math
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import optax
@@ -9,19 +10,11 @@ import snrgate
 from snrgate.tasks.task import Task
 from snrgate.training.loop import Gradients, exact_moments, mean_gradient
 
-__all__ = ["ALGORITHM_1", "AdamW", "Built", "Gated", "Optimizer"]
+__all__ = ["AdamW", "Algorithm1", "Built", "Gated", "Optimizer"]
 
 Gate = Literal["soft", "hard", "snr"]
 Block = Literal["unit", "parameter", "tensor"]
 Noise = Literal["exact", "streaming", "instantaneous"]
-
-ALGORITHM_1: dict[str, Any] = {
-    "noise": "streaming",
-    "block": "parameter",
-    "alpha": 1.0,
-    "gate_weight_decay": False,
-}
-"""What makes :class:`Gated` the paper's Algorithm 1."""
 
 
 class Built(NamedTuple):
@@ -78,6 +71,10 @@ class Gated(AdamW):
     """Where the gate has its noise from."""
     noise_decay: float = 0.99
     """Decay of the running noise."""
+    signal_decay: float | None = None
+    """Decay of the running squared signal; by default that of the gate."""
+    fitted: float = 0.2
+    """Share of the data set's own noise that may be fitted."""
     z: float = 1.0
     """Threshold, in standard deviations of what pure noise does."""
     alpha: float | None = None
@@ -86,20 +83,20 @@ class Gated(AdamW):
     """Whether the gate multiplies the weight decay too."""
 
     finite: bool = True
-    """Whether the threshold is that of a finite data set, where the task has one."""
+    """Whether the gate is told how many examples there are, or that every one is new."""
 
     def gate_settings(self, task: Task) -> dict[str, Any]:
         """The keywords of :func:`snrgate.snr_gate` for a task."""
-        sizes = self._sizes(task)
         return {
             "gate": self.gate,
             "block": self.block,
             "noise": self.noise,
             "noise_decay": self.noise_decay,
+            "signal_decay": self.signal_decay,
+            "fitted": self.fitted,
             "z": self.z if self.alpha is None else None,
             "alpha": self.alpha,
-            # With several groups the sizes are in the moments.
-            "dataset_size": sizes[0] if len(sizes) == 1 else None,
+            "dataset_size": self._told(task),
         }
 
     def moments(self, task: Task) -> Gradients:
@@ -118,5 +115,23 @@ class Gated(AdamW):
         )
         return Built(tx, self.moments(task))
 
+    def _told(self, task: Task) -> float | None:
+        """The size that the gate is told; with several groups the sizes are in the noise."""
+        if not self.finite:
+            return None
+        sizes = self._sizes(task)
+        return math.inf if len(sizes) > 1 or sizes[0] is None else sizes[0]
+
     def _sizes(self, task: Task) -> list[int | None]:
         return [group.dataset_size if self.finite else None for group in task.groups]
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm1(Gated):
+    """The paper's Algorithm 1: a gate for every parameter, its noise from batch to batch."""
+
+    block: Block = "parameter"
+    noise: Noise = "streaming"
+    alpha: float | None = 1.0
+    """Threshold on signal / noise: 1 for fresh batches."""
+    gate_weight_decay: bool = False
