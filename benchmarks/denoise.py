@@ -126,7 +126,7 @@ def table(study: Study, results: dict[tuple[str, int, str], dict[str, Any]]) -> 
         "|:--|" + "--:|" * len(columns),
     ]
     for photo in study.photos:
-        cells = [spread([f(photo, seed) for seed in study.seeds], 2) for f in columns.values()]
+        cells = [spread([f(photo, seed) for seed in study.seeds]) for f in columns.values()]
         lines.append(f"| {photo} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -17,6 +17,7 @@ from snrgate.study.controls import Control
 from snrgate.study.peers import (
     Cautious,
     FiniteAlgorithm1,
+    FloorGated,
     Grokfast,
     Muon,
     OrthoGrad,
@@ -148,7 +149,7 @@ def test_a_run_that_diverges_is_counted():
 
 @pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)
 def test_a_peer_learns_a_line(peer):
-    batch = {"batch_size": LINE.batch_size} if peer is FiniteAlgorithm1 else {}
+    batch = {"batch_size": LINE.batch_size} if hasattr(peer, "batch_size") else {}
     settings = dataclasses.replace(LINE, optimizer=peer(0.05, **batch), steps=400)
     begin = float(np.mean((0.1 - W) ** 2))
     assert measure(settings)["best"]["error"] < 0.1 * begin
@@ -168,6 +169,14 @@ def test_algorithm_1_has_the_papers_thresholds():
     ):
         with pytest.raises(InputError, match=said):
             FiniteAlgorithm1(batch_size=32).gate_settings(unfit)
+
+
+def test_a_gate_with_a_floor_has_the_level_of_noise_for_a_threshold():
+    settings = FloorGated(batch_size=8).gate_settings(LINE.task.make(0))
+    kappa, share = 0.1 / 1.9, 8 / 32
+    assert settings["alpha"] == pytest.approx(share + (1 - share) * kappa, rel=1e-4)
+    assert settings["z"] is None
+    assert settings["floor"] == 0.4
 
 
 def first_update(optimizer, grads, params):

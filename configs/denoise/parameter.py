@@ -2,8 +2,7 @@
 
     snrgate denoise --config parameter --out runs/parameter
 
-PSNR in dB: gated best 22.99 (step 1,500), last 20.36. One parameter shows too little to tell signal
-from noise; a unit's worth of them (the default) loses less by the last step.
+One parameter shows little to tell signal from noise by; the default takes a unit's worth of them.
 """
 
 from snrgate.tasks.denoise import Denoise

@@ -9,7 +9,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Division(),
-    Algorithm1(learning_rate=0.01, weight_decay=1.0, b2=0.98),
+    Algorithm1(learning_rate=0.005, weight_decay=2.0, b2=0.98),
     steps=2000,
     batch_size=512,
     eval_every=50,

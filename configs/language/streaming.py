@@ -9,7 +9,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Language(),
-    Gated(learning_rate=0.01, noise="streaming"),
+    Gated(learning_rate=0.003, noise="streaming"),
     steps=400,
     batch_size=32,
 )

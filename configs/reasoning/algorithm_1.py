@@ -1,8 +1,6 @@
 """The paper's Algorithm 1 on arithmetic in six steps.
 
 snrgate train reasoning/algorithm_1
-
-Accuracy at the last step: 0.001 (0 to 0.003), seeds 0 to 4.
 """
 
 from snrgate.tasks.reasoning import Reasoning

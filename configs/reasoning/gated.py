@@ -2,7 +2,7 @@
 
 snrgate train reasoning/gated
 
-Accuracy at the last step: 1 (0.992 to 1), seeds 0 to 4.
+Accuracy at the last step: 1 (0.997 to 1), seeds 0 to 4.
 """
 
 from snrgate.tasks.reasoning import Reasoning
@@ -11,7 +11,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Reasoning(),
-    Gated(learning_rate=0.001),
+    Gated(learning_rate=0.0003),
     steps=800,
     batch_size=64,
     eval_every=50,

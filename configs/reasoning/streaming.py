@@ -2,7 +2,7 @@
 
 snrgate train reasoning/streaming
 
-Accuracy at the last step: 0.998 (0.11 to 1), seeds 0 to 4.
+Accuracy at the last step: 1 (0.866 to 1), seeds 0 to 4.
 """
 
 from snrgate.tasks.reasoning import Reasoning
@@ -11,7 +11,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Reasoning(),
-    Gated(learning_rate=0.001, noise="streaming"),
+    Gated(learning_rate=0.0003, noise="streaming"),
     steps=800,
     batch_size=64,
     eval_every=50,

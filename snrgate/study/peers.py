@@ -12,6 +12,7 @@ import optax
 
 from snrgate.annotations import Array, PyTree
 from snrgate.errors import InputError
+from snrgate.gate import null_level
 from snrgate.tasks.task import Task
 from snrgate.training.loop import Batches, mean_gradient
 from snrgate.training.optimizers import AdamW, Algorithm1, Built, Gated
@@ -29,6 +30,9 @@ __all__ = [
     "RowNormLion",
     "Sam",
 ]
+
+
+_LONG_RUN = 10**6  # steps after which a momentum is what it stays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,22 +143,27 @@ class FreshGated(Gated):
 class FloorGated(Gated):
     """The gated AdamW that never shuts, with its decay outside the gate.
 
-    What has no signal is held against the decay by a fraction of the update only.
+    What has no signal is held against the decay by a fraction of the update only. Every step
+    counts by itself: its threshold is the level of pure noise, given as ``alpha``.
     """
 
     floor: float = 0.4
     """How far it stays open."""
     noise_decay: float = 0.9
     """As that of the momentum."""
-    signal_decay: float | None = 0.0
-    """No memory: every step by itself."""
-    fitted: float = 0.0
-    """Nothing; the floor lets enough through."""
     gate_weight_decay: bool = False
+    batch_size: int = 512
+    """Of every step."""
 
     def gate_settings(self, task: Task) -> dict[str, Any]:
         """The keywords of :func:`snrgate.snr_gate` for a task."""
-        return super().gate_settings(task) | {"floor": self.floor}
+        size = task.groups[0].dataset_size
+        level = null_level("exact", self.b1, _LONG_RUN, self.batch_size, size)
+        return super().gate_settings(task) | {
+            "z": None,
+            "alpha": float(level),
+            "floor": self.floor,
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -144,7 +144,7 @@ class Row:
         settings = {"learning_rate": rate, "weight_decay": decay, "b1": plain.b1, "b2": plain.b2}
         if issubclass(optimizer, CosineAdamW):
             settings["decay_steps"] = self.base.steps
-        if issubclass(optimizer, FiniteAlgorithm1):
+        if issubclass(optimizer, (FiniteAlgorithm1, FloorGated)):
             settings["batch_size"] = self.base.batch_size
         return dataclasses.replace(self.base, optimizer=optimizer(**settings, **changes))  # type: ignore[arg-type]
 
