@@ -57,13 +57,15 @@ def check_settings(*, gate: str, noise: str, block: Any, **numbers: Any) -> None
     if numbers["alpha"] is not None and numbers["z"] is not None:
         raise ValueError("alpha and z are two names for one threshold; give one of them")
     decay = numbers["signal_decay"]
-    if decay is not None and not (_known(decay) and float(decay) == 0):
-        for is_so, what in (
-            (noise == "instantaneous", "instantaneous noise, which is that of one step"),
-            (numbers["alpha"] is not None, "alpha, a threshold for one step; give z"),
-        ):
-            if is_so:
-                raise ValueError(f"signal_decay={decay} does not go with {what}")
+    remembered = decay is not None and not (_known(decay) and float(decay) == 0)
+    if remembered and noise == "instantaneous":
+        raise ValueError(
+            f"signal_decay={decay} does not go with instantaneous noise, which is that of one step"
+        )
+    if remembered and numbers["alpha"] is not None:
+        raise ValueError(
+            f"signal_decay={decay} does not go with alpha, a threshold for one step; give z"
+        )
     for name, value in numbers.items():
         sentence, holds = _RANGES[name]
         finite = _known(value) and (math.isfinite(float(value)) or name == "dataset_size")

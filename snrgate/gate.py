@@ -174,7 +174,7 @@ def momentum_variance(b1: Scalar, count: Scalar) -> Float[Array, ""]:
 
     Args:
         b1: decay of the momentum, in [0, 1).
-        count: number of gradients averaged so far, at least 1.
+        count: number of gradients averaged so far, at least 1; infinity for the long run.
 
     Returns:
         The variance, a scalar, in units of the variance of one batch's mean gradient.
@@ -279,8 +279,8 @@ def dataset_share(
         >>> print(f"{gate.dataset_share(0.9, 1000):.4f}")
         0.0000
     """
-    share = _batch_share(sample_size, dataset_size)
-    return share / (share + (1 - share) * momentum_variance(b1, count))
+    level = null_level("exact", b1, count, sample_size, dataset_size)
+    return _batch_share(sample_size, dataset_size) / level
 
 
 def is_fresh(dataset_size: Scalar) -> bool:

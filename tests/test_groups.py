@@ -44,7 +44,8 @@ def test_one_group_of_fresh_draws_is_itself():
 def test_a_finite_group_gets_the_finite_threshold():
     """One finite group gates like the gate that is told the size itself, in the long run."""
     rng = np.random.default_rng(1)
-    gradients = rng.standard_normal((300, 8, 50)).astype(np.float32) + np.linspace(0, 0.3, 50)
+    gradients = rng.standard_normal((300, 8, 50)).astype(np.float32)
+    gradients += np.linspace(0, 0.3, 50, dtype=np.float32)
     # The softness of a gate that is told the size knows what averages out, added noise does not;
     # nor does it know the level of the first steps.
     same = {"gate": "hard", "signal_decay": 0.0, "fitted": 0.0, "block": "parameter"}
@@ -63,7 +64,7 @@ def test_a_finite_group_gets_the_finite_threshold():
         ]
         return [s for _, s in new], [u["w"] for u, _ in new]
 
-    for gradient in gradients.astype(np.float32):
+    for gradient in gradients:
         states, updates = step(states, jnp.asarray(gradient))
     np.testing.assert_allclose(updates[0], updates[1], rtol=1e-3, atol=1e-6)
     assert 0 < states[0].gate_fraction < 1

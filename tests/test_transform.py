@@ -181,14 +181,10 @@ def test_what_gets_through_is_the_populations_share_of_the_training_gradient(sig
     examples = signal + rng.normal(size=(n, size)).astype(np.float32)
     told = snrgate.snr_gate(optax.scale_by_adam(), noise=noise, dataset_size=n, fitted=0.0)
     not_told = snrgate.snr_gate(optax.scale_by_adam(), noise=noise)
-    params = {"w": jnp.zeros((size, 1))}
     fractions = []
     for tx in (told, not_told):
-        state, update = tx.init(params), jax.jit(tx.update)
-        for _ in range(steps):
-            batch = examples[rng.choice(n, b, replace=False)][..., None]
-            grads = {"w": jnp.asarray(batch.mean(0))}
-            _, state = update(grads, state, params, **moments_args(batch))
+        batches = (examples[rng.choice(n, b, replace=False)][..., None] for _ in range(steps))
+        _, state = run(tx, batches, np.zeros((size, 1)), exact=True)
         fractions.append(float(state.gate_fraction))
     assert fractions[0] == pytest.approx(signal**2 / (signal**2 + 1 / n), abs=0.05)
     # A mean of b of n examples varies by (n - b) / (n - 1) / b around that of all of them.
@@ -239,11 +235,8 @@ def test_z_of_a_single_step_is_a_z_score(z):
         optax.scale_by_adam(), gate="hard", block="parameter", z=z, signal_decay=0.0
     )
     size = 20_000
-    params = {"w": jnp.zeros(size)}
-    state, update = tx.init(params), jax.jit(tx.update)
-    for _ in range(30):
-        batch = rng.normal(size=(64, size)).astype(np.float32)
-        _, state = update({"w": jnp.asarray(batch.mean(0))}, state, params, **moments_args(batch))
+    batches = (rng.normal(size=(64, size)).astype(np.float32) for _ in range(30))
+    _, state = run(tx, batches, np.zeros(size), exact=True)
     expected = 2 * scipy.stats.norm.sf(z)
     assert float(state.gate_fraction) == pytest.approx(expected, abs=0.02)
 
@@ -273,12 +266,8 @@ def test_fitted_noise_is_not_missed():
     left = examples - 0.3 * examples.mean(0)
     for fitted, opened in ((0.0, False), (0.35, True)):
         tx = snrgate.snr_gate(optax.scale_by_adam(), dataset_size=n, fitted=fitted)
-        params = {"w": jnp.zeros((size, 1))}
-        state, update = tx.init(params), jax.jit(tx.update)
-        for _ in range(200):
-            batch = left[rng.choice(n, b, replace=False)][..., None]
-            grads = {"w": jnp.asarray(batch.mean(0))}
-            _, state = update(grads, state, params, **moments_args(batch))
+        batches = (left[rng.choice(n, b, replace=False)][..., None] for _ in range(200))
+        _, state = run(tx, batches, np.zeros((size, 1)), exact=True)
         assert (float(state.gate_fraction) > 0) == opened
 
 

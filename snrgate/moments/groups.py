@@ -1,5 +1,6 @@
 """Batches made of several kinds of examples, each with a loss of its own."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -10,8 +11,6 @@ from snrgate.gate import null_level
 from snrgate.moments.statistics import Moments
 
 __all__ = ["add_groups"]
-
-_LONG_RUN = 10_000  # steps after which a momentum has forgotten that it began at zero
 
 
 def add_groups(
@@ -62,12 +61,12 @@ def add_groups(
             f"{len(groups)} groups of moments with {len(dataset_sizes)} dataset_sizes; give at "
             "least one group, and a size (or None) for each"
         )
-    fresh = null_level("exact", b1, _LONG_RUN)
+    fresh = null_level("exact", b1, math.inf)
     size = jnp.asarray(groups[0].sample_size)
     back = size * (size - 1)  # from a noise to a sum of squared differences
     mean = jax.tree.map(lambda *m: sum(m), *(g.mean for g in groups))
     factors = [
-        null_level("exact", b1, _LONG_RUN, g.sample_size, n) / fresh * back
+        null_level("exact", b1, math.inf, g.sample_size, n) / fresh * back
         for g, n in zip(groups, dataset_sizes, strict=True)
     ]
     sums = jax.tree.map(

@@ -4,6 +4,7 @@ They are here to be compared with, not to be imported.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -30,9 +31,6 @@ __all__ = [
     "RowNormLion",
     "Sam",
 ]
-
-
-_LONG_RUN = 10**6  # steps after which a momentum is what it stays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +156,7 @@ class FloorGated(Gated):
     def gate_settings(self, task: Task) -> dict[str, Any]:
         """The keywords of :func:`snrgate.snr_gate` for a task."""
         size = task.groups[0].dataset_size
-        level = null_level("exact", self.b1, _LONG_RUN, self.batch_size, size)
+        level = null_level("exact", self.b1, math.inf, self.batch_size, size)
         return super().gate_settings(task) | {
             "z": None,
             "alpha": float(level),

@@ -230,12 +230,13 @@ def _pinn(title: str, task: Pinn, **more: object) -> Row:
 _ALL = tuple(ABLATIONS)
 _COSINE = ("adamw-cosine", "gated-cosine")
 _PAPER = ("algorithm-1", "algorithm-1-finite")
+_MEMORY = ("momentary", "strict")
 ROWS: dict[str, Row] = {
     "digits-40": _digits(
         0.4, "noisy", ablations=_ALL, peers=(*_PAPER, "sam", "cautious", *_COSINE)
     ),
     "digits-20": _digits(0.2, "noisy", paper="held-out loss diverges under AdamW only"),
-    "digits-0": _digits(0.0, "clean", ablations=("streaming", "momentary", "strict"), peers=_PAPER),
+    "digits-0": _digits(0.0, "clean", ablations=("streaming", *_MEMORY), peers=_PAPER),
     "table": Row(
         "diabetes table",
         "noisy",
@@ -249,14 +250,14 @@ ROWS: dict[str, Row] = {
         "Lorenz-63, noise 0.2",
         Chaos(noise=0.2),
         peers=(*_PAPER, *_COSINE),
-        ablations=("streaming", "momentary", "strict"),
+        ablations=("streaming", *_MEMORY),
     ),
     "lorenz-40": _chaos("Lorenz-63, noise 0.4", Chaos(noise=0.4)),
     "laser-0": _chaos(
         "Santa Fe laser, as measured",
         Chaos("laser", noise=0.0),
         kind="clean",
-        ablations=("momentary", "strict"),
+        ablations=_MEMORY,
     ),
     "laser-20": _chaos("Santa Fe laser, noise 0.2", Chaos("laser", noise=0.2)),
     "advection": _pinn(
@@ -292,7 +293,7 @@ ROWS: dict[str, Row] = {
         "camera, noise 0.2",
         Photo("camera"),
         peers=_PAPER,
-        ablations=("streaming", "momentary", "strict", "shuffled", "mean"),
+        ablations=("streaming", *_MEMORY, "shuffled", "mean"),
     ),
     "chelsea-20": _photo("chelsea, colour, noise 0.2", Photo("chelsea")),
     "camera-poisson": _photo("camera, Poisson-Gaussian", Photo("camera", photons=20.0, noise=0.1)),
