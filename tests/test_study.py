@@ -421,6 +421,20 @@ def test_the_results_page_takes_rows_as_far_as_they_are(tmp_path):
     assert "gated 0.25 (0.25 to 0.25)" in claim
 
 
+def test_the_results_page_shows_adamw_and_peers_where_the_gate_was_not_run(tmp_path):
+    runs = tmp_path / "division-slow" / "runs"
+    runs.mkdir(parents=True)
+    for name, values in {"adamw": (0.2, 0.96), "algorithm-1-finite": (0.2, 0.3, 0.97)}.items():
+        path = runs / f"{name}-seed0.json"
+        path.write_text(json.dumps(run_of(*values) | {"seconds": 60.0}))
+    page = summary_page(tmp_path)
+    (row,) = [line for line in page.splitlines() if line.startswith("| division-slow |")]
+    assert "| - | - | 20 (20 to 20) |" in row
+    assert row.endswith("| gate not run | 2 |")
+    (claim,) = [line for line in page.splitlines() if line.endswith("| division-slow |")]
+    assert "| adamw 20 (20 to 20); algorithm-1-finite 30 (30 to 30) |" in claim
+
+
 def test_the_table_of_the_readme_is_that_of_the_results():
     assert short_table(RESULTS) in (RESULTS.parents[1] / "README.md").read_text()
 

@@ -153,6 +153,7 @@ def _division(
     title: str,
     kind: str,
     task: Division,
+    steps: int = 2000,
     rates: tuple[float, ...] = (5e-3, 1e-2),
     decays: tuple[float, ...] = (1.0, 2.0),
     **more: object,
@@ -162,7 +163,7 @@ def _division(
     return Row(
         title,
         kind,
-        Training(task, plain, steps=2000, batch_size=512, eval_every=50, until=until),
+        Training(task, plain, steps=steps, batch_size=512, eval_every=50, until=until),
         rates=rates,
         decays=decays,
         tuned_on=1,
@@ -304,7 +305,20 @@ ROWS: dict[str, Row] = {
         "a / b mod 97, 25 %",
         "grokking",
         Division(),
-        peers=("gated-floor", "gated-fresh", "muon", "grokfast", "lion-row-norm", "orthograd"),
+        peers=(
+            *("gated-floor", "gated-fresh", "algorithm-1-finite"),
+            *("muon", "grokfast", "lion-row-norm", "orthograd"),
+        ),
+        paper="5,950 steps, AdamW 29,450",
+    ),
+    "division-slow": _division(
+        "a / b mod 97, 25 %, learning rate 1e-3",
+        "grokking",
+        Division(),
+        steps=8000,
+        rates=(1e-3,),
+        decays=(1.0,),
+        peers=("algorithm-1-finite",),
         paper="5,950 steps, AdamW 29,450",
     ),
     "division-50": _division(

@@ -157,7 +157,7 @@ def verdict(row: Row, contenders: Contenders) -> str:
         contenders: results by contender and seed.
     """
     if not comparable(contenders):
-        return "Not measured yet."
+        return "Gate not run: there is nothing to judge."
     gated, adamw = contenders["gated"], contenders["adamw"]
     up = next(iter(gated.values()))["higher_is_better"]
     last, other = median(gated, "last"), median(adamw, "last")
