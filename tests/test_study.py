@@ -18,11 +18,13 @@ from snrgate.study.peers import (
     Cautious,
     FiniteAlgorithm1,
     FloorGated,
+    FreshGated,
     Grokfast,
     Muon,
     OrthoGrad,
     RowNormLion,
     Sam,
+    UnsizedGated,
 )
 from snrgate.study.references import references
 from snrgate.study.results import score, spread_of, steps_to, steps_words, stored
@@ -169,6 +171,21 @@ def test_algorithm_1_has_the_papers_thresholds():
     ):
         with pytest.raises(InputError, match=said):
             FiniteAlgorithm1(batch_size=32).gate_settings(unfit)
+
+
+def test_what_the_gate_is_told_of_the_data_sets():
+    equation = ROWS["advection"].base.task.make(0)  # places drawn afresh, and 256 measurements
+    for kind, sizes, told in (
+        (Gated, [None, 256], math.inf),
+        (UnsizedGated, [None, None], None),
+        (FreshGated, [None, None], math.inf),
+    ):
+        assert kind().sizes(equation) == sizes
+        assert kind().gate_settings(equation)["dataset_size"] == told
+    line = LINE.task.make(0)
+    assert Gated().gate_settings(line)["dataset_size"] == 32
+    assert UnsizedGated().gate_settings(line)["dataset_size"] is None
+    assert FreshGated().gate_settings(line)["dataset_size"] == math.inf
 
 
 def test_a_gate_with_a_floor_has_the_level_of_noise_for_a_threshold():

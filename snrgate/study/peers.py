@@ -30,6 +30,7 @@ __all__ = [
     "OrthoGrad",
     "RowNormLion",
     "Sam",
+    "UnsizedGated",
 ]
 
 
@@ -131,10 +132,22 @@ class RowNormLion(AdamW):
 
 
 @dataclasses.dataclass(frozen=True)
-class FreshGated(Gated):
-    """The gated AdamW, as if every batch were fresh: only what differs between batches is noise."""
+class UnsizedGated(Gated):
+    """The gated AdamW, not told how many examples there are."""
 
     finite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class FreshGated(Gated):
+    """The gated AdamW, told that no example comes back: whatever batches agree on is signal."""
+
+    comes_back: bool = False
+    """Whether it is to know that examples do."""
+
+    def sizes(self, task: Task) -> list[int | None]:
+        """Of no data set, which the gate hears as ``dataset_size=math.inf``."""
+        return [None] * len(task.groups)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from snrgate.study.peers import (
     OrthoGrad,
     RowNormLion,
     Sam,
+    UnsizedGated,
 )
 from snrgate.tasks.chaos import Chaos
 from snrgate.tasks.digits import Digits
@@ -40,12 +41,13 @@ PEERS: dict[str, type[AdamW]] = {
     "sam": Sam,
     "adamw-cosine": CosineAdamW,
     "gated-cosine": CosineGated,
+    "gated-unsized": UnsizedGated,
     "gated-fresh": FreshGated,
     "gated-floor": FloorGated,
 }
-"""Other optimizers, by name; each is tuned over the same grid as AdamW. The last four are AdamW and
-the gate with a schedule, the gate where it is not told how many examples there are, and one that
-never shuts; the first two the paper's."""
+"""Other optimizers, by name; each is tuned over the same grid as AdamW. The first two are the
+paper's, the last five AdamW and the gate with a schedule, the gate where it is not told how many
+examples there are, or that none comes back, and one that never shuts."""
 
 ABLATIONS: dict[str, dict[str, object]] = {
     "streaming": {"noise": "streaming"},
@@ -55,7 +57,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "momentary": {"signal_decay": 0.0},
     "strict": {"fitted": 0.0},
     "per-parameter": {"block": "parameter"},
-    "fresh-threshold": {"finite": False},
+    "unsized": {"finite": False},
     "ungated-decay": {"gate_weight_decay": False},
     "shuffled": {"kind": "shuffled"},
     "mean": {"kind": "mean"},
@@ -223,7 +225,7 @@ def _pinn(title: str, task: Pinn, **more: object) -> Row:
         "noisy",
         Training(task, AdamW(1e-3), steps=8000, batch_size=128),
         decays=(0.0,),
-        peers=("gated-fresh",),
+        peers=("gated-unsized", "gated-fresh"),
         **more,  # type: ignore[arg-type]
     )
 
@@ -305,10 +307,7 @@ ROWS: dict[str, Row] = {
         "a / b mod 97, 25 %",
         "grokking",
         Division(),
-        peers=(
-            *("gated-floor", "gated-fresh", "algorithm-1-finite"),
-            *("muon", "grokfast", "lion-row-norm", "orthograd"),
-        ),
+        peers=("gated-floor", "gated-fresh", "muon", "grokfast", "lion-row-norm", "orthograd"),
         paper="5,950 steps, AdamW 29,450",
     ),
     "division-slow": _division(

@@ -23,7 +23,10 @@ from snrgate.training.train import Training
 
 __all__ = ["Study", "run"]
 
-_IN_FIGURE = ("adamw-untuned", "gated-untuned", "adamw", "gated", "gated-fresh", "gated-floor")
+_IN_FIGURE = (
+    *("adamw-untuned", "gated-untuned", "adamw", "gated"),
+    *("gated-unsized", "gated-fresh", "gated-floor"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,6 +95,7 @@ def summary_page(out: Path) -> str:
                 "the paper",
                 "asked",
                 "gated, last step",
+                "gated-unsized, last step",
                 "gated-fresh, last step",
                 "AdamW tuned, last step",
                 "AdamW tuned, best step",
@@ -143,10 +144,11 @@ def short_table(out: Path) -> str:
         best = _median(runs, oracle(runs), "best")
         gated = [_median(runs, n, "last") for n in ("gated-untuned", "gated")]
         lines.append(line([*known, adamw[0], gated[0], adamw[1], gated[1], best]))
-        if "gated-fresh" in runs:
-            known[1] += "; size not told"
-            fresh = _median(runs, "gated-fresh", "last")
-            lines.append(line([*known, adamw[0], "-", adamw[1], fresh, best]))
+        for other, told in (("gated-unsized", "no size told"), ("gated-fresh", "told: all fresh")):
+            if other in runs:
+                labels = [known[0], f"{row.title}; {told}", measure]
+                last = _median(runs, other, "last")
+                lines.append(line([*labels, adamw[0], "-", adamw[1], last, best]))
     return "\n".join(lines) + "\n"
 
 
@@ -157,7 +159,7 @@ def _median(runs: Contenders, name: str, which: str) -> str:
 def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
     known = [name, row.title, row.paper, _ASKED[row.kind]]
     if "adamw" not in runs:
-        return line([*known, *["-"] * 6, "not run", ""])
+        return line([*known, *["-"] * 7, "not run", ""])
 
     def cell(contender: str, which: str) -> str:
         if contender not in runs:
@@ -177,6 +179,7 @@ def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
         [
             *known,
             cell("gated", "last"),
+            cell("gated-unsized", "last"),
             cell("gated-fresh", "last"),
             cell("adamw", "last"),
             cell(oracle(runs), "best"),

@@ -101,7 +101,7 @@ class Gated(AdamW):
 
     def moments(self, task: Task) -> Gradients:
         """The mean gradient of a task with its noise."""
-        return exact_moments(task.groups, self._sizes(task), self.block, self.b1)
+        return exact_moments(task.groups, self.sizes(task), self.block, self.b1)
 
     def build(self, task: Task) -> Built:
         """The gated AdamW on exact moments."""
@@ -115,15 +115,16 @@ class Gated(AdamW):
         )
         return Built(tx, self.moments(task))
 
+    def sizes(self, task: Task) -> list[int | None]:
+        """Of the data set of each group, as far as the gate knows; ``None`` where all is new."""
+        return [group.dataset_size if self.finite else None for group in task.groups]
+
     def _told(self, task: Task) -> float | None:
         """The size that the gate is told; with several groups the sizes are in the noise."""
         if not self.finite:
             return None
-        sizes = self._sizes(task)
+        sizes = self.sizes(task)
         return math.inf if len(sizes) > 1 or sizes[0] is None else sizes[0]
-
-    def _sizes(self, task: Task) -> list[int | None]:
-        return [group.dataset_size if self.finite else None for group in task.groups]
 
 
 @dataclasses.dataclass(frozen=True)
