@@ -19,9 +19,8 @@
 # # Grokking: a rule learned long after the answers
 #
 # A small transformer learns division modulo 97 from a part of the table. First it knows the training answers by
-# heart, and only later the rule. A gate on population risk has two sides there. While answers are learned by heart,
-# nothing in one example's gradient agrees with another's, so the gate takes it for noise: with clean answers it is in
-# the way. Where some of the answers are wrong, to be in the way of learning by heart is what one wants.
+# heart, and only later the rule. That is hard for a gate on population risk: while answers are learned by heart, nothing in
+# one example's gradient agrees with another's, so a gate that knows how few answers there are takes it for noise.
 
 # %% tags=["install"]
 # On a fresh machine, Colab's too, the package is installed first.
@@ -36,7 +35,7 @@ if importlib.util.find_spec("snrgate") is None:
 # %%
 import matplotlib.pyplot as plt
 
-from snrgate.study.peers import FloorGated
+from snrgate.study.peers import FloorGated, FreshGated
 from snrgate.tasks.division import Division
 from snrgate.training.optimizers import AdamW, Gated
 from snrgate.training.train import Training, fit
@@ -53,7 +52,8 @@ def train(task, optimizer):
         steps=STEPS,
         batch_size=512,
         eval_every=max(STEPS // 40, 25),
-        until=0.98,  # then the rule is known
+        until=0.95,  # then the rule is known
+        seed=100,  # the one that the study tunes on
     )
     return [row for _, row in fit(settings, task.make(settings.seed))]
 
@@ -88,13 +88,15 @@ def say(history):
 # %% [markdown]
 # ## A quarter of the table, all answers right
 #
-# Learning rate and weight decay are among the best for AdamW.
+# Learning rate and weight decay are those that the study chose for AdamW. Of the two gated runs one is told how many answers
+# there are, the other that every answer is new (`dataset_size=math.inf`).
 
 # %%
 task = Division(train_fraction=0.25)
 clean = {
-    "AdamW": train(task, AdamW(5e-3, 2.0, b2=0.98)),
-    "gated": train(task, Gated(5e-3, 2.0, b2=0.98)),
+    "AdamW": train(task, AdamW(1e-2, 2.0, b2=0.98)),
+    "gated, told the size": train(task, Gated(1e-2, 2.0, b2=0.98)),
+    "gated, told that all is new": train(task, FreshGated(1e-2, 2.0, b2=0.98)),
 }
 
 # %% [markdown]
@@ -105,9 +107,10 @@ show(clean)
 say(clean)
 
 # %% [markdown]
-# AdamW knows the answers by heart, and then the rule. The gated run learns a part of them and then stands still: nothing
-# that is left in the gradient of one example agrees with that of another, so the gate takes it for noise, and the weight
-# decay, which would lead to the rule in the end, is gated with it.
+# AdamW knows the answers by heart, and then the rule. The gated run that knows how few there are learns a part of them and then
+# stands still: nothing that is left in the gradient of one example agrees with that of another, and the weight decay, which
+# would lead to the rule in the end, is gated with it. Told that all is new, the gate lets through whatever batches agree on, and
+# finds the rule too, later. Other seeds differ much, and AdamW's too ([the study](../docs/study.md)).
 
 # %% [markdown]
 # ## Half the table, 30 % of the answers wrong
@@ -128,5 +131,5 @@ say(wrong)
 
 # %% [markdown]
 # Both learn few of the wrong answers: AdamW by sheer weight decay, which also holds the rule down, the gate by slowing down what
-# has no signal and letting through what has. Over five seeds the medians at the last step are 0.66 (0.75 after a finer
-# search) and 0.92, and the seeds overlap ([the study](../docs/study.md)). Neither is smooth: at these learning rates single steps throw the network back.
+# has no signal and letting through what has. Neither is smooth: at these learning rates single steps throw the network back, and
+# over five fresh seeds neither is ahead at the last step ([the study](../docs/study.md)).
