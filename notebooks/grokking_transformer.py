@@ -130,6 +130,6 @@ show(wrong)
 say(wrong)
 
 # %% [markdown]
-# Both learn few of the wrong answers: AdamW by sheer weight decay, which also holds the rule down, the gate by slowing down what
+# On this seed both learn few of the wrong answers: AdamW by sheer weight decay, which also holds the rule down, the gate by slowing down what
 # has no signal and letting through what has. Neither is smooth: at these learning rates single steps throw the network back, and
 # over five fresh seeds neither is ahead at the last step ([the study](../docs/study.md)).

@@ -19,7 +19,7 @@
 # # A photo from its noisy pixels
 #
 # A coordinate network (position in, colour out) is fitted to a photo with noise on every pixel. There is
-# nothing clean to validate on. AdamW is at its best after some sixty steps and then learns the noise; the gated
+# nothing clean to validate on. AdamW is at its best after about a hundred steps and then learns the noise; the gated
 # run is simply left to run.
 
 # %% tags=["install"]

@@ -1,4 +1,4 @@
-"""Every parameter its own gate: the paper's rule, with exact noise.
+"""Every parameter its own gate, as in the paper, with exact noise.
 
     snrgate denoise --config parameter --out runs/parameter
 

@@ -77,7 +77,7 @@ class Row:
     last), "grokking" (in no more steps) or "confusing" (above 90 %, where AdamW is below 50 %)."""
     base: Training
     """Task, steps and batch; the optimizer is AdamW as one takes it without tuning."""
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
     """Learning rates of the grid."""
     decays: tuple[float, ...] = (0.0, 0.1, 1.0)
     """Weight decays of the grid."""
@@ -177,7 +177,7 @@ def _division(
 def _digits(wrong: float, kind: str, **more: object) -> Row:
     base = Training(Digits(wrong=wrong), AdamW(1e-3), steps=2000, batch_size=128, eval_every=50)
     labels = f"{wrong:.0%} wrong labels" if wrong else "clean"
-    decays = (0.0, 0.3, 3.0)
+    decays = (0.0, 0.3, 3.0, 10.0)
     return Row(f"digits, {labels}", kind, base, decays=decays, **more)  # type: ignore[arg-type]
 
 
@@ -202,7 +202,7 @@ def _chaos(
 def _photo(
     title: str,
     task: Photo,
-    rates: tuple[float, ...] = (1e-3, 3e-3),
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
     peers: tuple[str, ...] = (),
     ablations: tuple[str, ...] = (),
 ) -> Row:
@@ -211,7 +211,7 @@ def _photo(
         "noisy",
         Training(task, AdamW(1e-3), steps=1500, batch_size=512, eval_every=20),
         rates=rates,
-        decays=(0.0, 0.1, 1.0, 3.0, 10.0),
+        decays=(0.0, 0.1, 1.0, 3.0, 10.0, 30.0),
         tuned_on=1,
         peers=peers,
         ablations=ablations,
@@ -244,7 +244,7 @@ ROWS: dict[str, Row] = {
         "diabetes table",
         "noisy",
         Training(Table(), AdamW(1e-3), steps=2000, batch_size=64, eval_every=20),
-        decays=(0.0, 0.1, 1.0, 3.0, 10.0),
+        decays=(0.0, 0.1, 1.0, 3.0, 10.0, 30.0),
         peers=(*_PAPER, "sam", "cautious"),
         ablations=_ALL,
     ),
@@ -279,6 +279,7 @@ ROWS: dict[str, Row] = {
         "arithmetic in six steps",
         "clean",
         Training(Reasoning(), AdamW(1e-3), steps=800, batch_size=64, eval_every=50),
+        rates=(3e-4, 1e-3, 3e-3),
         decays=(0.0,),
         peers=("algorithm-1",),
         ablations=("streaming",),
@@ -301,7 +302,7 @@ ROWS: dict[str, Row] = {
     "chelsea-20": _photo("chelsea, colour, noise 0.2", Photo("chelsea")),
     "camera-poisson": _photo("camera, Poisson-Gaussian", Photo("camera", photons=20.0, noise=0.1)),
     "camera-siren": _photo(
-        "camera, noise 0.2, SIREN", Photo("camera", network="siren"), rates=(1e-4, 3e-4, 1e-3)
+        "camera, noise 0.2, SIREN", Photo("camera", network="siren"), rates=(3e-5, 1e-4, 3e-4, 1e-3)
     ),
     "division-25": _division(
         "a / b mod 97, 25 %",

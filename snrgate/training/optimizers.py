@@ -83,7 +83,7 @@ class Gated(AdamW):
     """Whether the gate multiplies the weight decay too."""
 
     finite: bool = True
-    """Whether the gate is told how many examples there are, or that every one is new."""
+    """Whether the gate is told how many examples there are, or nothing."""
 
     def gate_settings(self, task: Task) -> dict[str, Any]:
         """The keywords of :func:`snrgate.snr_gate` for a task."""
