@@ -174,10 +174,11 @@ def _division(
     )
 
 
-def _digits(wrong: float, kind: str, **more: object) -> Row:
+def _digits(
+    wrong: float, kind: str, decays: tuple[float, ...] = (0.0, 0.3, 3.0, 10.0), **more: object
+) -> Row:
     base = Training(Digits(wrong=wrong), AdamW(1e-3), steps=2000, batch_size=128, eval_every=50)
     labels = f"{wrong:.0%} wrong labels" if wrong else "clean"
-    decays = (0.0, 0.3, 3.0, 10.0)
     return Row(f"digits, {labels}", kind, base, decays=decays, **more)  # type: ignore[arg-type]
 
 
@@ -202,7 +203,7 @@ def _chaos(
 def _photo(
     title: str,
     task: Photo,
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3),
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3),
     peers: tuple[str, ...] = (),
     ablations: tuple[str, ...] = (),
 ) -> Row:
@@ -239,7 +240,14 @@ ROWS: dict[str, Row] = {
         0.4, "noisy", ablations=_ALL, peers=(*_PAPER, "sam", "cautious", *_COSINE)
     ),
     "digits-20": _digits(0.2, "noisy", paper="held-out loss diverges under AdamW only"),
-    "digits-0": _digits(0.0, "clean", ablations=("streaming", *_MEMORY), peers=_PAPER),
+    "digits-0": _digits(
+        0.0,
+        "clean",
+        rates=(3e-4, 1e-3, 3e-3),
+        decays=(0.0, 0.3, 3.0),
+        ablations=("streaming", *_MEMORY),
+        peers=_PAPER,
+    ),
     "table": Row(
         "diabetes table",
         "noisy",

@@ -1,5 +1,6 @@
 """What the study came to: the results page, from the runs as they are on disk."""
 
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,8 @@ def summary_page(out: Path) -> str:
 def short_table(out: Path) -> str:
     """The medians alone, for who reads one table: where the last step, or the best one, counts.
 
+    A median setting is what half of the grid is at least as good as (tuning seeds).
+
     Args:
         out: folder of the study.
     """
@@ -128,6 +131,8 @@ def short_table(out: Path) -> str:
             "measure",
             "AdamW, not tuned",
             "gated, not tuned",
+            "AdamW, median setting",
+            "gated, median setting",
             "AdamW, tuned",
             "gated, tuned",
             "AdamW, best step",
@@ -143,17 +148,26 @@ def short_table(out: Path) -> str:
         adamw = [_median(runs, n, "last") for n in ("adamw-untuned", "adamw")]
         best = _median(runs, oracle(runs), "best")
         gated = [_median(runs, n, "last") for n in ("gated-untuned", "gated")]
-        lines.append(line([*known, adamw[0], gated[0], adamw[1], gated[1], best]))
+        settings = [_median_setting(row, n, out / name / "tuning") for n in ("adamw", "gated")]
+        lines.append(line([*known, adamw[0], gated[0], *settings, adamw[1], gated[1], best]))
         for other, told in (("gated-unsized", "no size told"), ("gated-fresh", "told: all fresh")):
             if other in runs:
                 labels = [known[0], f"{row.title}; {told}", measure]
                 last = _median(runs, other, "last")
-                lines.append(line([*labels, adamw[0], "-", adamw[1], last, best]))
+                setting = _median_setting(row, other, out / name / "tuning")
+                cells = [adamw[0], "-", settings[0], setting, adamw[1], last, best]
+                lines.append(line([*labels, *cells]))
     return "\n".join(lines) + "\n"
 
 
 def _median(runs: Contenders, name: str, which: str) -> str:
     return f"{median(runs[name], which):#.3g}" if name in runs else "-"
+
+
+def _median_setting(row: Row, contender: str, folder: Path) -> str:
+    """Half of the settings of the grid come to this or better: the luck of who cannot tune."""
+    tried = stored(folder, tuple(row.grid(contender)))
+    return f"{statistics.median(median(runs, 'last') for runs in tried.values()):#.3g}"
 
 
 def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
