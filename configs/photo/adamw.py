@@ -2,7 +2,7 @@
 
 snrgate train photo/adamw
 
-Psnr at the last step: 21.56 (20.8 to 21.9), seeds 0 to 4.
+Psnr at the last step: 23.23 (22.85 to 23.31), seeds 0 to 4.
 """
 
 from snrgate.tasks.photo import Photo
@@ -11,7 +11,7 @@ from snrgate.training.train import Training
 
 CONFIG = Training(
     Photo(),
-    AdamW(learning_rate=0.003, weight_decay=3.0),
+    AdamW(learning_rate=0.0001, weight_decay=10.0),
     steps=1500,
     batch_size=512,
     eval_every=20,
