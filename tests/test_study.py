@@ -462,6 +462,13 @@ def test_the_fastest_is_the_one_that_comes_nearest_where_none_gets_there(tmp_pat
     assert _tune(row, "adamw", study, tmp_path)["fastest"].optimizer.learning_rate == 1e-2
 
 
+def test_where_there_is_one_setting_none_is_looked_for(tmp_path):
+    row = Row("a line", "noisy", LINE, rates=(1e-2,), decays=(0.1,))
+    tuned = _tune(row, "adamw", Study(), tmp_path)
+    assert {t.optimizer for t in tuned.values()} == {AdamW(1e-2, 0.1)}
+    assert not list(tmp_path.iterdir())
+
+
 def test_train_and_resume_on_the_command_line(tmp_path, capsys):
     out = tmp_path / "run"
     args = ["train", "table/gated", "--out", str(out), "--steps", "40", "--seed", "3"]

@@ -130,6 +130,8 @@ def _run_row(row: Row, study: Study, out: Path) -> None:
 def _tune(row: Row, name: str, study: Study, out: Path) -> dict[str, Training]:
     """The settings with the best last step, those with the best step ever, and the fastest."""
     grid = row.grid(name)
+    if len(grid) == 1:  # nothing to choose
+        return dict.fromkeys(("last", "best", "fastest"), *grid.values())
     runs = {
         label: {seed: _seeded(training, seed, study) for seed in study.tuning_seeds[: row.tuned_on]}
         for label, training in grid.items()
