@@ -432,6 +432,7 @@ def test_the_results_page_takes_rows_as_far_as_they_are(tmp_path):
         (runs / f"{name}.json").write_text(json.dumps(result_of))
     page = summary_page(tmp_path)
     (row,) = [line for line in page.splitlines() if line.startswith("| division-wrong |")]
+    assert short_table(tmp_path).count("\n") == 2  # no row of it is in that table
     assert "-inf" in row  # the run that diverged is in the range
     assert row.endswith("| 3 |")  # minutes, without the left-over
     (claim,) = [line for line in page.splitlines() if line.startswith("| wrong answers learned |")]
@@ -450,6 +451,20 @@ def test_the_results_page_shows_adamw_and_peers_where_the_gate_was_not_run(tmp_p
     assert row.endswith("| gate not run | 2 |")
     (claim,) = [line for line in page.splitlines() if line.endswith("| division-slow |")]
     assert "| adamw 20 (20 to 20); algorithm-1-finite 30 (30 to 30) |" in claim
+
+
+def test_the_short_table_has_the_median_setting_of_the_grid(tmp_path):
+    for folder, name, value in (
+        ("runs", "adamw", 0.5),
+        ("runs", "gated", 0.4),
+        ("tuning", "adamw-lr0.0001-wd0", 0.9),
+        ("tuning", "adamw-lr0.001-wd0", 0.7),
+        ("tuning", "adamw-lr0.003-wd0", 0.1),
+    ):
+        path = tmp_path / "table" / folder / f"{name}-seed0.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(run_of(value)))
+    assert "| m | - | - | 0.700 | - | 0.500 | 0.400 | 0.500 |" in short_table(tmp_path)
 
 
 def test_the_table_of_the_readme_is_that_of_the_results():

@@ -167,7 +167,8 @@ def _median(runs: Contenders, name: str, which: str) -> str:
 def _median_setting(row: Row, contender: str, folder: Path) -> str:
     """Half of the settings of the grid come to this or better: the luck of who cannot tune."""
     tried = stored(folder, tuple(row.grid(contender)))
-    return f"{statistics.median(median(runs, 'last') for runs in tried.values()):#.3g}"
+    medians = [median(runs, "last") for runs in tried.values()]
+    return f"{statistics.median(medians):#.3g}" if medians else "-"
 
 
 def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
