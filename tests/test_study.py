@@ -182,6 +182,7 @@ def test_what_the_gate_is_told_of_the_data_sets():
     ):
         assert kind().sizes(equation) == sizes
         assert kind().gate_settings(equation)["dataset_size"] == told
+    assert FreshGated(comes_back=True).sizes(equation) == [None, 256]
     line = LINE.task.make(0)
     assert Gated().gate_settings(line)["dataset_size"] == 32
     assert UnsizedGated().gate_settings(line)["dataset_size"] is None

@@ -147,7 +147,7 @@ class FreshGated(Gated):
 
     def sizes(self, task: Task) -> list[int | None]:
         """Of no data set, which the gate hears as ``dataset_size=math.inf``."""
-        return [None] * len(task.groups)
+        return super().sizes(task) if self.comes_back else [None] * len(task.groups)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,10 @@ from snrgate.tasks.table import Table
 from snrgate.training.optimizers import AdamW, Algorithm1, Gated
 from snrgate.training.train import Training
 
-__all__ = ["ABLATIONS", "PEERS", "ROWS", "Row"]
+__all__ = ["ABLATIONS", "ADAMW", "PEERS", "ROWS", "Row"]
+
+ADAMW = ("adamw-untuned", "adamw", "adamw-oracle", "adamw-fastest")
+"""AdamW without tuning, and tuned for its last step, its best step and its speed."""
 
 PEERS: dict[str, type[AdamW]] = {
     "algorithm-1": Algorithm1,
@@ -94,10 +97,9 @@ class Row:
 
     def contenders(self) -> tuple[str, ...]:
         """All that are measured, by name."""
-        adamw = ("adamw-untuned", "adamw", "adamw-oracle", "adamw-fastest")
         gated = ("gated-untuned", "gated", "gated-fastest")
         fast = (f"{name}-fastest" for name in self.peers)
-        return (*adamw, *gated, *self.peers, *fast, *self.ablations)
+        return (*ADAMW, *gated, *self.peers, *fast, *self.ablations)
 
     def tuned(self) -> tuple[str, ...]:
         """Those that are tuned, each over the same grid."""

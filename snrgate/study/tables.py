@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from snrgate.study.results import Contenders, comparable, median, spread_of, steps_to, steps_words
-from snrgate.study.rows import Row
+from snrgate.study.rows import ADAMW, Row
 from snrgate.training.sweep import spread
 
 __all__ = ["head", "line", "oracle", "row_page", "verdict"]
@@ -144,8 +144,7 @@ def oracle(contenders: Contenders) -> str:
     Args:
         contenders: results by contender and seed.
     """
-    names = ("adamw", "adamw-oracle", "adamw-untuned", "adamw-fastest")
-    best = {n: median(contenders[n], "best") for n in names if n in contenders}
+    best = {n: median(contenders[n], "best") for n in ADAMW if n in contenders}
     up = next(iter(contenders["adamw"].values()))["higher_is_better"]
     return (max if up else min)(best, key=best.__getitem__)
 
