@@ -31,7 +31,7 @@ from snrgate.study.results import score, spread_of, steps_to, steps_words, store
 from snrgate.study.rows import ABLATIONS, PEERS, ROWS, Row
 from snrgate.study.run import Study, _tune, run
 from snrgate.study.summary import short_table, summary_page
-from snrgate.study.tables import verdict
+from snrgate.study.tables import row_page, verdict
 from snrgate.tasks.task import Task, of_data
 from snrgate.training.configs import config_names, load_config, task_names
 from snrgate.training.optimizers import AdamW, Algorithm1, Gated
@@ -483,6 +483,12 @@ def test_where_there_is_one_setting_none_is_looked_for(tmp_path):
     tuned = _tune(row, "adamw", Study(), tmp_path)
     assert {t.optimizer for t in tuned.values()} == {AdamW(1e-2, 0.1)}
     assert not list(tmp_path.iterdir())
+    runs = {"adamw": {0: run_of(0.2) | {"seconds": 1.0}}}
+    runs["adamw"][0]["settings"] |= flat(tuned["last"])
+    page = row_page("line", row, runs, {"adamw": {}}, {})
+    assert "There is one learning rate and weight decay for all." in page
+    assert "chosen" not in page
+    assert "tried" not in page
 
 
 def test_train_and_resume_on_the_command_line(tmp_path, capsys):

@@ -75,11 +75,14 @@ def row_page(
         lines.append(line(cells))
     seeds = ", ".join(str(seed) for seed in next(iter(contenders.values())))
     on = "another seed" if row.tuned_on == 1 else f"{row.tuned_on} other seeds"
+    chosen = (
+        f"Learning rate and weight decay were chosen on {on}: for the last step, and for "
+        "adamw-oracle for the best step, which takes clean held-out data to find."
+    )
+    given = "There is one learning rate and weight decay for all."
     lines += [
         "",
-        f"Median (range) over the seeds {seeds}. Learning rate and weight decay were chosen on "
-        f"{on}: for the last step, and for adamw-oracle for the best step, which takes "
-        "clean held-out data to find.",
+        f"Median (range) over the seeds {seeds}. {chosen if any(tried.values()) else given}",
         "",
         *_sensitivity(tried, plain),
         *_other_measures(contenders, metric),
@@ -91,6 +94,8 @@ def row_page(
 
 def _sensitivity(tried: Mapping[str, Contenders], plain: str) -> list[str]:
     """What the last step comes to with every setting that was tried, the unlucky ones too."""
+    if not any(tried.values()):
+        return []
     lines = ["What was tried, each setting at its last step (tuning seeds):", ""]
     lines += head(["contender", "settings", f"{plain}: median (range) over the settings"], left=1)
     for name, settings in tried.items():
