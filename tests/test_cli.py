@@ -139,8 +139,8 @@ def test_resume_says_what_differs(complaint, uninterrupted, tmp_path):
     line = complaint(*args, str(uninterrupted), "--learning-rate", "0.5", "--seed", "7")
     assert "seed is 0 there, not 7; learning_rate is 0.003 there, not 0.5" in line
     assert "there is no run" in complaint(*args, str(tmp_path))
-    (tmp_path / "config.json").write_text("{}")
-    assert "does not hold settings" in complaint(*args, str(tmp_path))
+    (tmp_path / "config.json").write_text('{"settings": {}}')
+    assert "such a run: there is no image;" in complaint(*args, str(tmp_path))
 
 
 def test_resume_notices_another_picture(complaint, tmp_path):
@@ -286,7 +286,7 @@ def test_a_training_config_of_ones_own(tmp_path):
         ('{"config": "other"}', "there is no config other"),
         ('{"config": "mine.json"}', "name a config of snrgate there"),
         ('{"config": "gated", "speed": 3}', "there is no setting speed"),
-        ('{"config": "gated", "task": {"width": 4}}', "there is no setting task"),
+        ('{"config": "gated", "task": {"width": 4}}', "task = {'width': 4} must be Table"),
         ('{"config": "gated", "optimizer.speed": 3}', "there is no setting optimizer.speed"),
         ('{"config": "gated", "steps.x": 3}', "there is no setting steps.x"),
         ('{"config": "gated", "__class__.x": 3}', "there is no setting __class__.x"),

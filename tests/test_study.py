@@ -24,7 +24,6 @@ from snrgate.study.peers import (
     OrthoGrad,
     RowNormLion,
     Sam,
-    UnsizedGated,
 )
 from snrgate.study.references import references
 from snrgate.study.results import score, spread_of, steps_to, steps_words, stored
@@ -34,6 +33,7 @@ from snrgate.study.summary import short_table, summary_page
 from snrgate.study.tables import row_page, verdict
 from snrgate.tasks.task import Task, of_data
 from snrgate.training.configs import config_names, load_config, task_names
+from snrgate.training.folder import RunFolder, stored_settings
 from snrgate.training.optimizers import AdamW, Algorithm1, Gated
 from snrgate.training.settings import flat
 from snrgate.training.sweep import collect, measure
@@ -81,9 +81,7 @@ def test_configs_say_what_the_study_measured_with_their_settings():
     measured = [
         (results[0]["settings"], spread_of(results, "last"))
         for name, row in ROWS.items()
-        for who, results in stored(RESULTS / name / "runs", row.contenders()).items()
-        # Settings do not name the optimizer, but of the gate's every kind has others.
-        if who not in PEERS or who.startswith(("gated", "algorithm-1"))
+        for results in stored(RESULTS / name / "runs", row.contenders()).values()
     ]
     for task in task_names(Training):
         for name in config_names(task):
@@ -151,8 +149,11 @@ def test_a_run_that_diverges_is_counted():
 
 @pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)
 def test_a_peer_learns_a_line(peer):
-    batch = {"batch_size": LINE.batch_size} if hasattr(peer, "batch_size") else {}
-    settings = dataclasses.replace(LINE, optimizer=peer(0.05, **batch), steps=400)
+    changes = {"learning_rate": 0.05}
+    if hasattr(peer, "batch_size"):
+        changes["batch_size"] = LINE.batch_size
+    optimizer = dataclasses.replace(peer, **changes)
+    settings = dataclasses.replace(LINE, optimizer=optimizer, steps=400)
     begin = float(np.mean((0.1 - W) ** 2))
     assert measure(settings)["best"]["error"] < 0.1 * begin
 
@@ -175,18 +176,15 @@ def test_algorithm_1_has_the_papers_thresholds():
 
 def test_what_the_gate_is_told_of_the_data_sets():
     equation = ROWS["advection"].base.task.make(0)  # places drawn afresh, and 256 measurements
-    for kind, sizes, told in (
-        (Gated, [None, 256], math.inf),
-        (UnsizedGated, [None, None], None),
-        (FreshGated, [None, None], math.inf),
+    line = LINE.task.make(0)  # 32 measurements
+    for gated, sizes, told, told_of_line in (
+        (Gated(), [None, 256], math.inf, 32),
+        (Gated(finite=False), [None, None], None, None),
+        (FreshGated(), [None, None], math.inf, math.inf),
     ):
-        assert kind().sizes(equation) == sizes
-        assert kind().gate_settings(equation)["dataset_size"] == told
-    assert FreshGated(comes_back=True).sizes(equation) == [None, 256]
-    line = LINE.task.make(0)
-    assert Gated().gate_settings(line)["dataset_size"] == 32
-    assert UnsizedGated().gate_settings(line)["dataset_size"] is None
-    assert FreshGated().gate_settings(line)["dataset_size"] == math.inf
+        assert gated.sizes(equation) == sizes
+        assert gated.gate_settings(equation)["dataset_size"] == told
+        assert gated.gate_settings(line)["dataset_size"] == told_of_line
 
 
 def test_a_gate_with_a_floor_has_the_level_of_noise_for_a_threshold():
@@ -301,11 +299,12 @@ def test_a_control_has_the_gates_in_other_places(kind):
 def test_ablations_change_one_thing():
     row = ROWS["digits-40"]
     default = row.grid("gated")["gated-lr0.001-wd0"].optimizer
-    for name, changes in ABLATIONS.items():
+    for name in ABLATIONS:
         other = row.ablation(name, 1e-3, 0.0).optimizer
-        for field in dataclasses.fields(default):
-            expected = changes.get(field.name, getattr(default, field.name))
-            assert getattr(other, field.name) == expected
+        fields = [field.name for field in dataclasses.fields(default)]
+        changed = [field for field in fields if getattr(other, field) != getattr(default, field)]
+        # A control has the default's gates, and puts them elsewhere.
+        assert len(changed) == (0 if isinstance(other, Control) else 1), name
 
 
 def result(metric=1.0, step=10, *, up=True, until=None, best=None):
@@ -385,6 +384,22 @@ def test_what_is_there_is_not_run_again(tmp_path):
     assert again["a"]["settings"]["optimizer.learning_rate"] == 0.05
     collect({"a": dataclasses.replace(LINE, seed=1)}, tmp_path, said.append)
     assert len(said) == 2
+
+
+def test_a_run_of_another_optimizer_with_the_same_settings_is_not_taken(tmp_path):
+    cautious, orthogonal = (
+        dataclasses.replace(LINE, optimizer=kind(0.05)) for kind in (Cautious, OrthoGrad)
+    )
+    first = collect({"a": cautious}, tmp_path)["a"]
+    second = collect({"a": orthogonal}, tmp_path)["a"]
+    assert first["settings"]["optimizer"] == "Cautious"
+    assert second["settings"]["optimizer"] == "OrthoGrad"
+    assert second["last"] == measure(orthogonal)["last"] != first["last"]
+
+    RunFolder(tmp_path / "run").start(cautious, 0)
+    assert stored_settings(tmp_path / "run", cautious) == cautious
+    with pytest.raises(InputError, match="optimizer = 'Cautious' must be OrthoGrad"):
+        stored_settings(tmp_path / "run", orthogonal)
 
 
 def test_a_smoke_sized_study(tmp_path, capsys, monkeypatch):

@@ -30,7 +30,6 @@ __all__ = [
     "OrthoGrad",
     "RowNormLion",
     "Sam",
-    "UnsizedGated",
 ]
 
 
@@ -132,22 +131,12 @@ class RowNormLion(AdamW):
 
 
 @dataclasses.dataclass(frozen=True)
-class UnsizedGated(Gated):
-    """The gated AdamW, not told how many examples there are."""
-
-    finite: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class FreshGated(Gated):
     """The gated AdamW, told that no example comes back: whatever batches agree on is signal."""
 
-    comes_back: bool = False
-    """Whether it is to know that examples do."""
-
     def sizes(self, task: Task) -> list[int | None]:
         """Of no data set, which the gate hears as ``dataset_size=math.inf``."""
-        return super().sizes(task) if self.comes_back else [None] * len(task.groups)
+        return [None] * len(task.groups)
 
 
 @dataclasses.dataclass(frozen=True)

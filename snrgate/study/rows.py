@@ -15,7 +15,6 @@ from snrgate.study.peers import (
     OrthoGrad,
     RowNormLion,
     Sam,
-    UnsizedGated,
 )
 from snrgate.tasks.chaos import Chaos
 from snrgate.tasks.digits import Digits
@@ -33,37 +32,37 @@ __all__ = ["ABLATIONS", "ADAMW", "PEERS", "ROWS", "Row"]
 ADAMW = ("adamw-untuned", "adamw", "adamw-oracle", "adamw-fastest")
 """AdamW without tuning, and tuned for its last step, its best step and its speed."""
 
-PEERS: dict[str, type[AdamW]] = {
-    "algorithm-1": Algorithm1,
-    "algorithm-1-finite": FiniteAlgorithm1,
-    "cautious": Cautious,
-    "grokfast": Grokfast,
-    "lion-row-norm": RowNormLion,
-    "muon": Muon,
-    "orthograd": OrthoGrad,
-    "sam": Sam,
-    "adamw-cosine": CosineAdamW,
-    "gated-cosine": CosineGated,
-    "gated-unsized": UnsizedGated,
-    "gated-fresh": FreshGated,
-    "gated-floor": FloorGated,
+PEERS: dict[str, AdamW] = {
+    "algorithm-1": Algorithm1(),
+    "algorithm-1-finite": FiniteAlgorithm1(),
+    "cautious": Cautious(),
+    "grokfast": Grokfast(),
+    "lion-row-norm": RowNormLion(),
+    "muon": Muon(),
+    "orthograd": OrthoGrad(),
+    "sam": Sam(),
+    "adamw-cosine": CosineAdamW(),
+    "gated-cosine": CosineGated(),
+    "gated-unsized": Gated(finite=False),
+    "gated-fresh": FreshGated(),
+    "gated-floor": FloorGated(),
 }
 """Other optimizers, by name; each is tuned over the same grid as AdamW. The first two are the
 paper's, the last five AdamW and the gate with a schedule, the gate where it is not told how many
 examples there are, or that none comes back, and one that never shuts."""
 
-ABLATIONS: dict[str, dict[str, object]] = {
-    "streaming": {"noise": "streaming"},
-    "instantaneous": {"noise": "instantaneous"},
-    "hard": {"gate": "hard"},
-    "snr": {"gate": "snr"},
-    "momentary": {"signal_decay": 0.0},
-    "strict": {"fitted": 0.0},
-    "per-parameter": {"block": "parameter"},
-    "unsized": {"finite": False},
-    "ungated-decay": {"gate_weight_decay": False},
-    "shuffled": {"kind": "shuffled"},
-    "mean": {"kind": "mean"},
+ABLATIONS: dict[str, Gated] = {
+    "streaming": Gated(noise="streaming"),
+    "instantaneous": Gated(noise="instantaneous"),
+    "hard": Gated(gate="hard"),
+    "snr": Gated(gate="snr"),
+    "momentary": Gated(signal_decay=0.0),
+    "strict": Gated(fitted=0.0),
+    "per-parameter": Gated(block="parameter"),
+    "unsized": Gated(finite=False),
+    "ungated-decay": Gated(gate_weight_decay=False),
+    "shuffled": Control(kind="shuffled"),
+    "mean": Control(kind="mean"),
 }
 """The default with one thing changed, at its learning rate and weight decay; the last two are the
 controls (:class:`snrgate.study.controls.Control`)."""
@@ -113,7 +112,7 @@ class Row:
         if self.kind not in ("noisy", "clean"):
             return {}
         plain = self.base.optimizer
-        gated = self._with(Gated, plain.learning_rate, plain.weight_decay)
+        gated = self._with(Gated(), plain.learning_rate, plain.weight_decay)
         return {"adamw-untuned": self.base, "gated-untuned": gated}
 
     def grid(self, name: str) -> dict[str, Training]:
@@ -122,9 +121,9 @@ class Row:
         Args:
             name: "adamw", "gated" or a peer's.
         """
-        kinds: dict[str, type[AdamW]] = {"adamw": AdamW, "gated": Gated, **PEERS}
+        optimizer = {"adamw": AdamW(), "gated": Gated(), **PEERS}[name]
         return {
-            f"{name}-lr{rate:g}-wd{decay:g}": self._with(kinds[name], rate, decay)
+            f"{name}-lr{rate:g}-wd{decay:g}": self._with(optimizer, rate, decay)
             for rate in self.rates
             for decay in self.decays
         }
@@ -137,20 +136,17 @@ class Row:
             rate: the learning rate of the gated run.
             decay: its weight decay.
         """
-        changes = ABLATIONS[name]
-        kind = Control if "kind" in changes else Gated
-        return self._with(kind, rate, decay, **changes)
+        return self._with(ABLATIONS[name], rate, decay)
 
-    def _with(
-        self, optimizer: type[AdamW], rate: float, decay: float, **changes: object
-    ) -> Training:
+    def _with(self, optimizer: AdamW, rate: float, decay: float) -> Training:
         plain = self.base.optimizer
         settings = {"learning_rate": rate, "weight_decay": decay, "b1": plain.b1, "b2": plain.b2}
-        if issubclass(optimizer, CosineAdamW):
+        if isinstance(optimizer, CosineAdamW):
             settings["decay_steps"] = self.base.steps
-        if issubclass(optimizer, (FiniteAlgorithm1, FloorGated)):
+        if isinstance(optimizer, (FiniteAlgorithm1, FloorGated)):
             settings["batch_size"] = self.base.batch_size
-        return dataclasses.replace(self.base, optimizer=optimizer(**settings, **changes))  # type: ignore[arg-type]
+        optimizer = dataclasses.replace(optimizer, **settings)  # type: ignore[arg-type]
+        return dataclasses.replace(self.base, optimizer=optimizer)
 
 
 def _division(

@@ -32,15 +32,19 @@ def stored_settings(path: Path, like: Settings) -> Settings:
     """
     try:
         stored = json.loads((path / _SETTINGS).read_text())["settings"]
-        if stored.keys() != flat(like).keys():
-            raise ValueError("other settings")
-        return replaced(like, stored)
+        settings = replaced(like, stored)
+        if missing := [name for name in flat(like) if name not in stored]:
+            raise ValueError(f"there is no {missing[0]}")
+        return settings
     except FileNotFoundError:
         raise InputError(
             f"there is no run in {path} to resume; leave out --resume to start one"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path / _SETTINGS} does not hold settings of this run") from error
+        raise InputError(
+            f"{path / _SETTINGS} does not hold settings of such a run: {error}; resume it with "
+            "the config that it was started with, or start another run with another --out"
+        ) from error
 
 
 class RunFolder:

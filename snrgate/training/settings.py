@@ -1,4 +1,8 @@
-"""Settings by flat names, as the command line has them: from frozen dataclasses and back."""
+"""Settings by flat names, as the command line has them: from frozen dataclasses and back.
+
+Settings inside others, a run's task and optimizer, are named by their kind besides, as two kinds
+may have the same settings.
+"""
 
 import dataclasses
 import types
@@ -12,11 +16,24 @@ Settings = TypeVar("Settings")
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Every single setting by its name on the command line."""
+    """Every single setting by its name on the command line, and the kind of those inside others.
+
+    Example:
+        >>> import dataclasses
+        >>> from snrgate.training.optimizers import AdamW
+        >>> from snrgate.training.settings import flat
+        >>> Run = dataclasses.make_dataclass("Run", ["optimizer", "steps"])
+        >>> named = flat(Run(AdamW(), 10))
+        >>> named["optimizer"], named["optimizer.b1"], named["steps"]
+        ('AdamW', 0.9, 10)
+    """
     named = {}
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), f"{prefix}{field.name}"
-        named |= flat(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+        if dataclasses.is_dataclass(value):
+            named |= {name: type(value).__name__} | flat(value, f"{name}.")
+        else:
+            named[name] = value
     return named
 
 
@@ -28,7 +45,8 @@ def replaced(settings: Settings, values: Mapping[str, Any]) -> Settings:
         values: by the names of :func:`flat`; a list stands for a tuple.
 
     Raises:
-        ValueError: an unknown name, or a value of another type than the setting has.
+        ValueError: an unknown name, a value of another type than the setting has, or settings of
+            another kind.
 
     Example:
         >>> from snrgate.training.optimizers import AdamW
@@ -49,10 +67,16 @@ def _replaced(settings: Any, values: Mapping[str, Any], prefix: str) -> Any:
     for name, value in values.items():
         first, _, rest = name.partition(".")
         there = getattr(settings, first, None) if first in kinds else None
-        if dataclasses.is_dataclass(there) and rest:
-            inner.setdefault(first, {})[rest] = value
-        elif first not in kinds or rest or dataclasses.is_dataclass(there):
+        if first not in kinds or (rest and not dataclasses.is_dataclass(there)):
             raise ValueError(f"there is no setting {prefix}{name}")
+        if rest:
+            inner.setdefault(first, {})[rest] = value
+        elif dataclasses.is_dataclass(there):
+            if value != (kind := type(there).__name__):
+                raise ValueError(
+                    f"{prefix}{name} = {value!r} must be {kind}; its settings are named "
+                    f"{prefix}{name}.SETTING"
+                )
         else:
             value = tuple(value) if isinstance(value, list) else value
             if not _fits(value, kinds[first]):
