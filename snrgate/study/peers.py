@@ -170,6 +170,8 @@ class FloorGated(Gated):
 class FiniteAlgorithm1(Algorithm1):
     """Algorithm 1 with the paper's threshold for a data set that comes back."""
 
+    alpha: float | None = None
+    """``b / (n - b)``, of which n is the task's."""
     batch_size: int = 128
     """Of every step."""
 
@@ -182,7 +184,8 @@ class FiniteAlgorithm1(Algorithm1):
                 f"b / (n - b) takes one data set that is larger than a batch; here b is "
                 f"{self.batch_size} and n {size if len(sizes) == 1 else sizes}"
             )
-        return super().gate_settings(task) | {"alpha": self.batch_size / (size - self.batch_size)}
+        alpha = self.batch_size / (size - self.batch_size)
+        return super().gate_settings(task) | {"z": None, "alpha": alpha}
 
 
 @dataclasses.dataclass(frozen=True)
