@@ -1,0 +1,179 @@
+"""Training at a smoke size: configs, the loop, stored runs and the command line."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_task import LINE, W
+
+from snrgate import cli
+from snrgate.errors import InputError
+from snrgate.study.peers import (
+    Cautious,
+    OrthoGrad,
+)
+from snrgate.study.results import spread_of, stored
+from snrgate.study.rows import ROWS
+from snrgate.training.configs import config_names, load_config, task_names
+from snrgate.training.folder import RunFolder, stored_settings
+from snrgate.training.optimizers import AdamW, Gated
+from snrgate.training.settings import flat
+from snrgate.training.sweep import collect, measure
+from snrgate.training.train import Training, fit
+
+RESULTS = Path(__file__).parents[1] / "results" / "study"
+
+
+def test_every_config_is_a_training_of_its_folder():
+    for task in task_names(Training):
+        names = config_names(task)
+        assert {"adamw", "gated"} <= set(names)
+        for name in names:
+            settings = load_config(task, name, Training)
+            assert type(settings.task).__module__ == f"snrgate.tasks.{task}"
+            assert isinstance(settings.optimizer, Gated) != name.endswith("adamw")
+
+
+def test_configs_say_what_the_study_measured_with_their_settings():
+    measured = [
+        (results[0]["settings"], spread_of(results, "last"))
+        for name, row in ROWS.items()
+        for results in stored(RESULTS / name / "runs", row.contenders()).values()
+    ]
+    for task in task_names(Training):
+        for name in config_names(task):
+            settings = json.loads(json.dumps(flat(load_config(task, name, Training))))
+            text = (RESULTS.parents[1] / "configs" / task / f"{name}.py").read_text()
+            found = {words for run, words in measured if run == settings}
+            assert found or name not in ("adamw", "gated"), f"{task}/{name}: not in the study"
+            assert all(words in text for words in found), f"{task}/{name}: {found}"
+            assert found or "at the last step:" not in text, f"{task}/{name}: measured by whom?"
+
+
+def test_a_run_is_what_optax_makes_of_the_same_batches():
+    """The trainer against a loop written out."""
+    settings = dataclasses.replace(LINE, optimizer=AdamW(0.05, 0.1, learning_rate_warmup=4))
+    task = LINE.task.make(0)
+    (group,) = task.groups
+    tx = optax.adamw(lambda step: 0.05 * jnp.minimum((step + 1) / 4, 1), weight_decay=0.1)
+    params, state = task.params, tx.init(task.params)
+    losses = []
+    for step in range(40):
+        batch = group.sample(jax.random.fold_in(jax.random.key(0), step), 8)
+        loss, grads = jax.value_and_grad(
+            lambda p, b=batch: jnp.mean(jax.vmap(group.loss, (None, 0))(p, b))
+        )(params)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(float(loss))
+    *_, (last, row) = fit(settings, task)
+    np.testing.assert_allclose(last.params["w"], params["w"], rtol=1e-5)
+    assert row["loss"] == pytest.approx(np.mean(losses[30:]), rel=1e-5)
+    assert row["error"] == pytest.approx(float(np.mean((params["w"] - W) ** 2)), rel=1e-4)
+
+
+def test_two_groups_train_on_the_sum_of_their_means():
+    task = LINE.task.make(0)
+    double = task._replace(groups=task.groups * 2)
+    for optimizer in (AdamW(0.05), Gated(0.05)):
+        tx, gradients = optimizer.build(double)
+        batches = tuple(g.sample(jax.random.key(1), 8) for g in double.groups)
+        value, grads, _ = gradients(task.params, batches)
+        expected_value, expected = jax.value_and_grad(
+            lambda p, b=batches: sum(
+                jnp.mean(jax.vmap(g.loss, (None, 0))(p, x))
+                for g, x in zip(double.groups, b, strict=True)
+            )
+        )(task.params)
+        assert value == pytest.approx(float(expected_value), rel=1e-5)
+        np.testing.assert_allclose(grads["w"], expected["w"], rtol=1e-4)
+        tx.init(task.params)
+
+
+def test_a_run_stops_where_it_was_to():
+    settings = dataclasses.replace(LINE, until=0.3, steps=400)
+    rows = [row for _, row in fit(settings, settings.task.make(0))]
+    assert rows[-1]["error"] <= 0.3
+    assert all(row["error"] > 0.3 for row in rows[:-1])
+
+
+def test_a_run_that_diverges_is_counted():
+    result = measure(dataclasses.replace(LINE, optimizer=AdamW(1e30), steps=40))
+    assert result["diverged"]
+    assert result["last"]["error"] == math.inf
+    json.dumps(result)
+
+
+def test_what_is_there_is_not_run_again(tmp_path):
+    said = []
+    collect({"a": LINE}, tmp_path, said.append)
+    again = collect({"a": LINE}, tmp_path, said.append)
+    assert len(said) == 1
+    assert again["a"]["settings"]["optimizer.learning_rate"] == 0.05
+    collect({"a": dataclasses.replace(LINE, seed=1)}, tmp_path, said.append)
+    assert len(said) == 2
+
+
+def test_a_run_of_another_optimizer_with_the_same_settings_is_not_taken(tmp_path):
+    cautious, orthogonal = (
+        dataclasses.replace(LINE, optimizer=kind(0.05)) for kind in (Cautious, OrthoGrad)
+    )
+    first = collect({"a": cautious}, tmp_path)["a"]
+    second = collect({"a": orthogonal}, tmp_path)["a"]
+    assert first["settings"]["optimizer"] == "Cautious"
+    assert second["settings"]["optimizer"] == "OrthoGrad"
+    assert second["last"] == measure(orthogonal)["last"] != first["last"]
+
+    RunFolder(tmp_path / "run").start(cautious, 0)
+    assert stored_settings(tmp_path / "run", cautious) == cautious
+    with pytest.raises(InputError, match="optimizer = 'Cautious' must be OrthoGrad"):
+        stored_settings(tmp_path / "run", orthogonal)
+
+
+def test_train_and_resume_on_the_command_line(tmp_path, capsys):
+    out = tmp_path / "run"
+    args = ["train", "table/gated", "--out", str(out), "--steps", "40", "--seed", "3"]
+    assert cli.main(args) == 0
+    assert "error" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [20, 40]
+    assert cli.main(["train", "table/gated", "--out", str(out), "--resume"]) == 0
+    assert cli.main([*args, "--resume", "--task.width", "9"]) == 2
+    assert "task.width is 64 there, not 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["train"], "name a task"),
+        (["train", "tabel/gated"], "there is no task tabel"),
+        (["train", "table/gatde"], "there is no config gatde"),
+        (["compare", "tabel"], "there is no task tabel"),
+        (["study", "--rows", "tabel"], "there is no row tabel"),
+        (["study", "--rows", "table", "--only", "gatde"], "there is no contender gatde"),
+        (["study", "--rows", "table", "--steps", "9"], "give --out"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(args, said, capsys):
+    assert cli.main(args) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_compare_on_the_command_line(tmp_path, capsys):
+    out = tmp_path / "side by side"
+    assert cli.main(["compare", "table", "--steps", "20", "--out", str(out)]) == 0
+    assert "| gated |" in capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == {
+        "README.md",
+        "curves.png",
+        "adamw-0.json",
+        "gated-0.json",
+    }
