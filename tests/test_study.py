@@ -14,7 +14,7 @@ from snrgate.study.results import score, steps_to, steps_words, stored
 from snrgate.study.rows import ROWS, Row
 from snrgate.study.run import Study, _tune, run
 from snrgate.study.summary import short_table, summary_page
-from snrgate.study.tables import row_page, verdict
+from snrgate.study.tables import _sensitivity, row_page, verdict
 from snrgate.training.optimizers import AdamW
 from snrgate.training.settings import flat
 
@@ -38,6 +38,11 @@ def test_scores_order_results():
     assert score(result(2.0, up=False)) < score(result(1.0, up=False))
     fast, slow = result(0.96, 50, until=0.95), result(0.99, 60, until=0.95)
     assert score(fast) > score(slow) > score(result(0.94, 20, until=0.95))
+
+
+def test_a_setting_that_diverged_counts_among_those_that_were_tried():
+    tried = {"adamw": {"a": {100: result(0.7)}, "b": {100: result(-math.inf)}}}
+    assert "| adamw | 2 | -inf (-inf to 0.7) |" in _sensitivity(tried, "m")
 
 
 def test_verdicts_by_hand():

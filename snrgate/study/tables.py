@@ -1,6 +1,5 @@
 """The page of one row: every contender, and what would have done without a network."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -93,7 +92,7 @@ def row_page(
 
 
 def _sensitivity(tried: Mapping[str, Contenders], plain: str) -> list[str]:
-    """What the last step comes to with every setting that was tried, the unlucky ones too."""
+    """What the last step comes to with every setting that was tried; divergence counts."""
     if not any(tried.values()):
         return []
     lines = ["What was tried, each setting at its last step (tuning seeds):", ""]
@@ -101,8 +100,7 @@ def _sensitivity(tried: Mapping[str, Contenders], plain: str) -> list[str]:
     for name, settings in tried.items():
         if settings:
             medians = [median(results, "last") for results in settings.values()]
-            finite = [value for value in medians if math.isfinite(value)]
-            lines.append(line([name, str(len(medians)), spread(finite) if finite else "-"]))
+            lines.append(line([name, str(len(medians)), spread(medians)]))
     return [*lines, ""]
 
 
