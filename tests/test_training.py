@@ -14,10 +14,7 @@ from small_task import LINE, W
 
 from snrgate import cli
 from snrgate.errors import InputError
-from snrgate.study.peers import (
-    Cautious,
-    OrthoGrad,
-)
+from snrgate.study.peers import Cautious, OrthoGrad
 from snrgate.study.results import spread_of, stored
 from snrgate.study.rows import ROWS
 from snrgate.training.configs import config_names, load_config, task_names

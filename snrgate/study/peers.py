@@ -155,15 +155,14 @@ class FloorGated(Gated):
     batch_size: int = 512
     """Of every step."""
 
+    def threshold(self, task: Task) -> float:
+        """The level of pure noise for a task."""
+        size = task.groups[0].dataset_size
+        return float(null_level("exact", self.b1, math.inf, self.batch_size, size))
+
     def gate_settings(self, task: Task) -> dict[str, Any]:
         """The keywords of :func:`snrgate.snr_gate` for a task."""
-        size = task.groups[0].dataset_size
-        level = null_level("exact", self.b1, math.inf, self.batch_size, size)
-        return super().gate_settings(task) | {
-            "z": None,
-            "alpha": float(level),
-            "floor": self.floor,
-        }
+        return super().gate_settings(task) | {"floor": self.floor}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,8 +174,8 @@ class FiniteAlgorithm1(Algorithm1):
     batch_size: int = 128
     """Of every step."""
 
-    def gate_settings(self, task: Task) -> dict[str, Any]:
-        """The keywords of :func:`snrgate.snr_gate` for a task, ``alpha = b / (n - b)`` of its n."""
+    def threshold(self, task: Task) -> float:
+        """``b / (n - b)`` of a task's n."""
         sizes = [group.dataset_size for group in task.groups]
         size = sizes[0]
         if len(sizes) > 1 or size is None or size <= self.batch_size:
@@ -184,8 +183,7 @@ class FiniteAlgorithm1(Algorithm1):
                 f"b / (n - b) takes one data set that is larger than a batch; here b is "
                 f"{self.batch_size} and n {size if len(sizes) == 1 else sizes}"
             )
-        alpha = self.batch_size / (size - self.batch_size)
-        return super().gate_settings(task) | {"z": None, "alpha": alpha}
+        return self.batch_size / (size - self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)

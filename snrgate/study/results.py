@@ -12,6 +12,7 @@ __all__ = [
     "Contenders",
     "comparable",
     "median",
+    "medians",
     "score",
     "spread_of",
     "steps_to",
@@ -74,6 +75,15 @@ def median(results: Mapping[int, Result], which: str, key: str | None = None) ->
         key: of the row, default the metric that counts.
     """
     return statistics.median(r[which][key or r["metric"]] for r in results.values())
+
+
+def medians(tried: Contenders) -> list[float]:
+    """Of each setting that was tried its median at the last step; divergence is infinitely bad.
+
+    Args:
+        tried: results by setting and seed.
+    """
+    return [median(results, "last") for results in tried.values()]
 
 
 def spread_of(results: Mapping[int, Result], which: str, key: str | None = None) -> str:

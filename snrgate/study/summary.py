@@ -4,7 +4,15 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from snrgate.study.results import Contenders, comparable, median, spread_of, steps_words, stored
+from snrgate.study.results import (
+    Contenders,
+    comparable,
+    median,
+    medians,
+    spread_of,
+    steps_words,
+    stored,
+)
 from snrgate.study.rows import PEERS, ROWS, Row
 from snrgate.study.tables import head, line, oracle, verdict
 
@@ -167,8 +175,7 @@ def _median(runs: Contenders, name: str, which: str) -> str:
 def _median_setting(row: Row, contender: str, folder: Path) -> str:
     """Half of the settings of the grid come to this or better: the luck of who cannot tune."""
     tried = stored(folder, tuple(row.grid(contender)))
-    medians = [median(runs, "last") for runs in tried.values()]
-    return f"{statistics.median(medians):#.3g}" if medians else "-"
+    return f"{statistics.median(medians(tried)):#.3g}" if tried else "-"
 
 
 def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:

@@ -3,7 +3,15 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from snrgate.study.results import Contenders, comparable, median, spread_of, steps_to, steps_words
+from snrgate.study.results import (
+    Contenders,
+    comparable,
+    median,
+    medians,
+    spread_of,
+    steps_to,
+    steps_words,
+)
 from snrgate.study.rows import ADAMW, Row
 from snrgate.training.sweep import spread
 
@@ -99,8 +107,7 @@ def _sensitivity(tried: Mapping[str, Contenders], plain: str) -> list[str]:
     lines += head(["contender", "settings", f"{plain}: median (range) over the settings"], left=1)
     for name, settings in tried.items():
         if settings:
-            medians = [median(results, "last") for results in settings.values()]
-            lines.append(line([name, str(len(medians)), spread(medians)]))
+            lines.append(line([name, str(len(settings)), spread(medians(settings))]))
     return [*lines, ""]
 
 

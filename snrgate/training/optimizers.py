@@ -85,8 +85,13 @@ class Gated(AdamW):
     finite: bool = True
     """Whether the gate is told how many examples there are, or nothing."""
 
+    def threshold(self, task: Task) -> float | None:
+        """The threshold on signal / noise for a task; ``None`` where it is ``z``."""
+        return self.alpha
+
     def gate_settings(self, task: Task) -> dict[str, Any]:
         """The keywords of :func:`snrgate.snr_gate` for a task."""
+        alpha = self.threshold(task)
         return {
             "gate": self.gate,
             "block": self.block,
@@ -94,8 +99,8 @@ class Gated(AdamW):
             "noise_decay": self.noise_decay,
             "signal_decay": self.signal_decay,
             "fitted": self.fitted,
-            "z": self.z if self.alpha is None else None,
-            "alpha": self.alpha,
+            "z": self.z if alpha is None else None,
+            "alpha": alpha,
             "dataset_size": self._told(task),
         }
 
