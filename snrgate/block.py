@@ -8,50 +8,76 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["BLOCKS", "Block", "block_axes", "pooled_shape"]
+__all__ = ["BLOCKS", "Block", "block_axes", "known_unit_axes", "pooled_shape"]
 
-Block = str | Callable[[str, tuple[int, ...]], tuple[int, ...]]
-"""A name of :data:`BLOCKS`, or ``(path, shape) -> axes to pool over``."""
+Axes = tuple[int, ...]
 
-# Flax names that say which axes are outputs; every other tensor has its output unit last.
-_ROWS = ("embedding",)
+Block = str | Callable[[str, tuple[int, ...]], tuple[int, ...]] | Any
+"""A name of :data:`BLOCKS`, ``(path, shape) -> axes to pool over``, or moments that pool so."""
+
+# Flax names that say which axes are outputs.
 _HEADS = ("query", "key", "value")
 
 
-def _parameter(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def known_unit_axes(path: str, shape: tuple[int, ...]) -> Axes | None:
+    """The axes that feed one output unit, where the parameter's name tells them.
+
+    Flax names its parameters so that a name and a number of axes tell the layout. Other
+    libraries do not: a ``weight`` may be (in, out) or (out, in).
+
+    Args:
+        path: the parameter's place in the tree, keys joined by "/".
+        shape: the parameter's shape.
+
+    Returns:
+        The axes to pool over, ``()`` for vectors, biases and scalars, or ``None`` where the name
+        does not tell.
+
+    Example:
+        >>> from snrgate.block import known_unit_axes
+        >>> known_unit_axes("dense/kernel", (784, 10)), known_unit_axes("dense/weight", (10, 784))
+        ((0,), None)
+    """
+    keys = path.split("/")
+    name, parent = keys[-1], keys[-2] if len(keys) > 1 else ""
+    if len(shape) < 2 or name == "bias":
+        return ()
+    if name == "embedding" and len(shape) == 2:
+        return (1,)
+    if name == "kernel":
+        if len(shape) == 3:  # a convolution, heads, or a stack of layers
+            return {**dict.fromkeys(_HEADS, (0,)), "out": (0, 1)}.get(parent)
+        return tuple(range(len(shape) - 1))
+    return None
+
+
+def _parameter(path: str, shape: tuple[int, ...]) -> Axes:
     return ()
 
 
-def _unit(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    keys = path.split("/")
-    if keys[-1] == "bias":
-        return ()
-    if keys[-1] in _ROWS and len(shape) == 2:
-        return (1,)
-    if len(shape) == 3 and len(keys) > 1 and keys[-2] in _HEADS:
-        return (0,)
-    return tuple(range(len(shape) - 1))
+def _unit(path: str, shape: tuple[int, ...]) -> Axes:
+    known = known_unit_axes(path, shape)
+    return tuple(range(len(shape) - 1)) if known is None else known
 
 
-def _tensor(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _tensor(path: str, shape: tuple[int, ...]) -> Axes:
     return tuple(range(len(shape)))
 
 
-BLOCKS: dict[str, Callable[[str, tuple[int, ...]], tuple[int, ...]]] = {
+BLOCKS: dict[str, Callable[[str, tuple[int, ...]], Axes]] = {
     "parameter": _parameter,
     "unit": _unit,
     "tensor": _tensor,
 }
 
 
-def block_axes(block: Block, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def block_axes(block: Block, path: str, shape: tuple[int, ...]) -> Axes:
     """The axes that a block spans in one parameter tensor.
 
     Args:
-        block: "parameter" (none), "unit" (everything that feeds one output unit: all axes but
-            the last; the rows of an ``embedding``; the input axis of a ``query``, ``key`` or
-            ``value`` kernel with heads; a bias is one number a unit as it is), "tensor" (all
-            axes), or a function of the path and the shape.
+        block: "parameter" (none), "unit" (everything that feeds one output unit, by the
+            parameter's name, :func:`known_unit_axes`; all axes but the last where the name does
+            not tell), "tensor" (all axes), or a function of the path and the shape.
         path: the parameter's place in the tree, keys joined by "/".
         shape: the parameter's shape.
 
@@ -86,7 +112,7 @@ def block_axes(block: Block, path: str, shape: tuple[int, ...]) -> tuple[int, ..
     return BLOCKS[block](path, shape)
 
 
-def pooled_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+def pooled_shape(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
     """``shape`` with size 1 on ``axes``.
 
     Example:
