@@ -17,12 +17,12 @@ from typing import Any
 import tyro
 from matplotlib.figure import Figure
 
-from snrgate.tasks.denoise import Denoise, make_task, noisy_photo
-from snrgate.training.compare import fit, start
-from snrgate.training.folder import RunFolder
-from snrgate.training.plots import to_png
-from snrgate.training.report import summarise
-from snrgate.training.sweep import spread
+from snrgate.lab.tasks.denoise import Denoise, make_task, noisy_photo
+from snrgate.lab.training.compare import fit, start
+from snrgate.lab.training.folder import RunFolder
+from snrgate.lab.training.plots import to_png
+from snrgate.lab.training.report import summarise
+from snrgate.lab.training.sweep import spread
 
 RATES = (3e-4, 1e-3, 3e-3)
 GATED = "gated"

@@ -26,7 +26,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import snrgate
-from snrgate import launch
+from snrgate.lab import launch
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "results" / "devices" / "README.md"
@@ -240,7 +240,7 @@ def _all_settings(count: int) -> dict[Setting, Outcome]:
     environment = {name: x for name, x in os.environ.items() if name != "XLA_FLAGS"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "outcomes.npz"
-        command = [sys.executable, "-m", "snrgate.launch", "-n", str(count), "--"]
+        command = [sys.executable, "-m", "snrgate.lab.launch", "-n", str(count), "--"]
         run = f"import equivalence; equivalence.one_of_the_processes({str(path)!r})"
         command += [sys.executable, "-c", run]
         done = subprocess.run(

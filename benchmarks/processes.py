@@ -1,4 +1,4 @@
-"""One step in several processes: ``python -m snrgate.launch -n 2 -- python <this file>``."""
+"""One step in several processes: ``python -m snrgate.lab.launch -n 2 -- python <this file>``."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import snrgate
-from snrgate import launch
+from snrgate.lab import launch
 
 launch.join()  # before anything else is done with JAX
 mesh = jax.make_mesh((jax.device_count(),), ("data",))

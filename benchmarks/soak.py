@@ -19,9 +19,9 @@ import numpy as np
 import optax
 
 import snrgate
-from snrgate.tasks.task import Task, of_data
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training, fit
+from snrgate.lab.tasks.task import Task, of_data
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training, fit
 
 OUT = Path(__file__).parents[1] / "results" / "soak" / "README.md"
 STEPS = 200_000

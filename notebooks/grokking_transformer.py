@@ -35,10 +35,10 @@ if importlib.util.find_spec("snrgate") is None:
 # %%
 import matplotlib.pyplot as plt
 
-from snrgate.study.peers import FloorGated, FreshGated
-from snrgate.tasks.division import Division
-from snrgate.training.optimizers import AdamW, Gated
-from snrgate.training.train import Training, fit
+from snrgate.lab.study.peers import FloorGated, FreshGated
+from snrgate.lab.tasks.division import Division
+from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.train import Training, fit
 
 # %% tags=["parameters"]
 STEPS = 2000

@@ -36,10 +36,10 @@ if importlib.util.find_spec("snrgate") is None:
 import matplotlib.pyplot as plt
 import numpy as np
 
-from snrgate.tasks.denoise import Denoise, make_task, noisy_photo
-from snrgate.tasks.photo import Photo, radial_power
-from snrgate.training.optimizers import AdamW, Gated
-from snrgate.training.train import Training, fit
+from snrgate.lab.tasks.denoise import Denoise, make_task, noisy_photo
+from snrgate.lab.tasks.photo import Photo, radial_power
+from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.train import Training, fit
 
 # %% tags=["parameters"]
 STEPS = 1000

@@ -36,9 +36,9 @@ if importlib.util.find_spec("snrgate") is None:
 # %%
 import matplotlib.pyplot as plt
 
-from snrgate.tasks.pinn import Pinn
-from snrgate.training.optimizers import AdamW, Gated
-from snrgate.training.train import Training, fit
+from snrgate.lab.tasks.pinn import Pinn
+from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.train import Training, fit
 
 # %% tags=["parameters"]
 STEPS = 4000

@@ -5,9 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from snrgate.tasks.task import Task, of_data
-from snrgate.training.optimizers import AdamW
-from snrgate.training.train import Training
+from snrgate.lab.tasks.task import Task, of_data
+from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.train import Training
 
 W = np.array([[0.5, -1.0], [2.0, 0.25]], np.float32)
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from snrgate import cli
-from snrgate.errors import InputError
-from snrgate.tasks.denoise import Denoise
-from snrgate.training.configs import config_names, load_config
-from snrgate.training.interrupt import deferred_interrupts
+from snrgate.lab import cli
+from snrgate.lab.errors import InputError
+from snrgate.lab.tasks.denoise import Denoise
+from snrgate.lab.training.configs import config_names, load_config
+from snrgate.lab.training.interrupt import deferred_interrupts
 
 SETTINGS = {
     "size": 16,
@@ -60,7 +60,7 @@ def uninterrupted(tmp_path_factory) -> Path:
 def test_an_interrupted_run_resumes_to_the_same_numbers(tmp_path, uninterrupted, number):
     out = tmp_path / "a run"
     with subprocess.Popen(
-        [sys.executable, "-m", "snrgate.cli", *TINY, "--out", str(out)],
+        [sys.executable, "-m", "snrgate.lab.cli", *TINY, "--out", str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -348,7 +348,7 @@ def test_a_missing_extra_is_said(complaint, monkeypatch):
 
 def test_the_library_does_without_the_extras():
     code = (
-        "import sys, snrgate, snrgate.cli; "
+        "import sys, snrgate, snrgate.lab.cli; "
         "print(sorted({'flax', 'matplotlib', 'orbax', 'PIL', 'rich', 'skimage', 'tyro'} "
         "& set(sys.modules)))"
     )

@@ -11,13 +11,13 @@ from flax import nnx
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from snrgate.errors import InputError
+from snrgate.lab.errors import InputError
+from snrgate.lab.tasks.denoise import Denoise, make_task, noisy_photo, psnr
+from snrgate.lab.training.compare import fit, start
+from snrgate.lab.training.denoise import run
+from snrgate.lab.training.folder import RunFolder
+from snrgate.lab.training.loop import exact_moments, mean_gradient
 from snrgate.models.coordinate import CoordinateMLP, Frozen
-from snrgate.tasks.denoise import Denoise, make_task, noisy_photo, psnr
-from snrgate.training.compare import fit, start
-from snrgate.training.denoise import run
-from snrgate.training.folder import RunFolder
-from snrgate.training.loop import exact_moments, mean_gradient
 
 TINY = Denoise(
     size=24,

@@ -19,18 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snrgate import cli
-from snrgate.errors import InputError
-from snrgate.tasks.task import Task, of_data
-from snrgate.training.checkpoint import open_checkpoints
-from snrgate.training.folder import RunFolder
-from snrgate.training.optimizers import AdamW, Gated
-from snrgate.training.run import run
-from snrgate.training.train import MOST_IN_A_ROW, Training, fit
+from snrgate.lab import cli
+from snrgate.lab.errors import InputError
+from snrgate.lab.tasks.task import Task, of_data
+from snrgate.lab.training.checkpoint import open_checkpoints
+from snrgate.lab.training.folder import RunFolder
+from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.run import run
+from snrgate.lab.training.train import MOST_IN_A_ROW, Training, fit
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
-    ["snrgate.training.train", "snrgate.tasks.table", "orbax.checkpoint"]
+    ["snrgate.lab.training.train", "snrgate.lab.tasks.table", "orbax.checkpoint"]
 )
 
 SETTINGS = {
@@ -236,7 +236,7 @@ def test_nothing_in_a_run_folder_is_unpickled(tmp_path, monkeypatch):
             patch.setattr(checkpoints, "restore", lambda x: opened.append(restore(x)) or opened[0])
             yield checkpoints
 
-    monkeypatch.setattr("snrgate.training.run.open_checkpoints", watched)
+    monkeypatch.setattr("snrgate.lab.training.run.open_checkpoints", watched)
     assert cli.main(["train", "table/gated", "--out", str(out), "--resume"]) == 0
     assert int(opened[0].step) == 10
     assert (out / "metrics.jsonl").read_bytes() == metrics

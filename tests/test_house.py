@@ -12,22 +12,27 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # Floors, lowest first; a module may import from its own floor and below.
-FLOORS = [
-    {"annotations", "errors"},
+LIBRARY = [
+    {"annotations"},
     {"gate", "block", "trees"},
     {"moments"},
     {"checks", "momentum", "transform", "alias", "diagnostics"},
     {"__init__"},
     {"models"},
-    {"tasks"},
-    {"training"},
-    {"study"},
-    {"cli", "launch"},
 ]
+LABORATORY = [
+    {"lab", "lab.__init__", "lab.errors"},
+    {"lab.tasks"},
+    {"lab.training"},
+    {"lab.study"},
+    {"lab.cli", "lab.launch"},
+]
+FLOORS = LIBRARY + LABORATORY
 
 
 def floor(module):
-    name = module.split(".")[1] if "." in module else "__init__"
+    parts = module.split(".")[1:] or ["__init__"]
+    name = ".".join(parts[: 2 if parts[0] == "lab" else 1])
     return next(i for i, names in enumerate(FLOORS) if name in names)
 
 
@@ -35,8 +40,8 @@ def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             # ``from snrgate import gate`` imports a module, not the package's names.
-            if node.module == "snrgate":
-                yield from (f"snrgate.{a.name}" for a in node.names)
+            if node.module in ("snrgate", "snrgate.lab"):
+                yield from (f"{node.module}.{a.name}" for a in node.names)
             else:
                 yield node.module
         elif isinstance(node, ast.Import):
@@ -49,6 +54,12 @@ def test_imports_go_down_only(path):
     for name in imports(path):
         if name.split(".")[0] == "snrgate":
             assert floor(name) <= floor(module), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "snrgate").rglob("*.py")), ids=str)
+def test_the_library_never_imports_the_laboratory(path):
+    if path.relative_to(ROOT / "snrgate").parts[0] != "lab":
+        assert not [name for name in imports(path) if name.startswith("snrgate.lab")]
 
 
 def test_the_library_needs_only_jax_optax_and_numpy():

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snrgate.launch import launch, main
+from snrgate.lab.launch import launch, main
 
 BOUND = 20  # seconds, on a busy machine; patience is 5
 WAIT = "import time; print('waiting', flush=True); time.sleep(1000)"
@@ -56,7 +56,7 @@ def test_when_one_is_killed_in_a_collective_the_others_end(capfd, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
     code = """
 import os, signal, jax, numpy as np
-from snrgate import launch
+from snrgate.lab import launch
 launch.join()
 sharding = jax.NamedSharding(jax.make_mesh((2,), ("data",)), jax.P("data"))
 x = jax.make_array_from_process_local_data(sharding, np.ones(1))
@@ -83,7 +83,7 @@ def test_one_that_fails_does_not_wait_for_the_others(capfd, monkeypatch, fails, 
     monkeypatch.delenv("XLA_FLAGS")
     code = f"""
 import time, jax
-from snrgate import launch
+from snrgate.lab import launch
 launch.join()
 if jax.process_index() == 0:
     print("failing", flush=True)
@@ -104,7 +104,7 @@ def test_an_exit_status_is_handed_on(capfd):
 
 
 def test_told_to_stop_it_ends_all():
-    command = [sys.executable, "-m", "snrgate.launch", "-n", "2", "--"]
+    command = [sys.executable, "-m", "snrgate.lab.launch", "-n", "2", "--"]
     command += python(f"import os; print(os.getpid(), flush=True); {WAIT}")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as launcher:

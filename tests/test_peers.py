@@ -10,9 +10,9 @@ import optax
 import pytest
 from small_task import LINE, Line, W
 
-from snrgate.errors import InputError
-from snrgate.study.controls import Control
-from snrgate.study.peers import (
+from snrgate.lab.errors import InputError
+from snrgate.lab.study.controls import Control
+from snrgate.lab.study.peers import (
     Cautious,
     FiniteAlgorithm1,
     FloorGated,
@@ -23,9 +23,9 @@ from snrgate.study.peers import (
     RowNormLion,
     Sam,
 )
-from snrgate.study.rows import ABLATIONS, PEERS, ROWS
-from snrgate.training.optimizers import AdamW, Algorithm1, Gated
-from snrgate.training.sweep import measure
+from snrgate.lab.study.rows import ABLATIONS, PEERS, ROWS
+from snrgate.lab.training.optimizers import AdamW, Algorithm1, Gated
+from snrgate.lab.training.sweep import measure
 
 
 @pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)

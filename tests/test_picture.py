@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from snrgate.errors import InputError
-from snrgate.tasks.picture import MIN_SIDE, PHOTOS, encode, load, shrink
+from snrgate.lab.errors import InputError
+from snrgate.lab.tasks.picture import MIN_SIDE, PHOTOS, encode, load, shrink
 
 HEIGHT, WIDTH = 18, 20
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snrgate import cli
+from snrgate.lab import cli
 
 SETTINGS = {
     "task.width": 4,
@@ -31,9 +31,9 @@ ALONE = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS
 
 def processes(*args: object) -> subprocess.Popen[str]:
     """The command in two processes."""
-    program = [sys.executable, "-m", "snrgate.cli", *map(str, args)]
+    program = [sys.executable, "-m", "snrgate.lab.cli", *map(str, args)]
     return subprocess.Popen(
-        [sys.executable, "-m", "snrgate.launch", "-n", "2", "--", *program],
+        [sys.executable, "-m", "snrgate.lab.launch", "-n", "2", "--", *program],
         env=ALONE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -126,7 +126,7 @@ def test_a_folder_that_is_taken_ends_all_processes(two):
 
 
 def test_devices_of_a_cpu_are_made_as_the_message_says(tmp_path):
-    command = [sys.executable, "-m", "snrgate.cli", *TINY, "--steps=10", "--devices=2"]
+    command = [sys.executable, "-m", "snrgate.lab.cli", *TINY, "--steps=10", "--devices=2"]
     command += ["--out", str(tmp_path / "run")]
     pipes = {"stderr": subprocess.PIPE, "text": True}
     done = subprocess.run(command, env=ALONE, **pipes)

@@ -7,17 +7,17 @@ import pytest
 from skimage import data
 from skimage.transform import resize
 
-from snrgate.study import references as module
-from snrgate.study.references import references
-from snrgate.tasks.chaos import Chaos, windows
-from snrgate.tasks.digits import Digits
-from snrgate.tasks.division import Division
-from snrgate.tasks.language import Language
-from snrgate.tasks.photo import Photo
-from snrgate.tasks.picture import shrink
-from snrgate.tasks.pinn import Pinn
-from snrgate.tasks.reasoning import Reasoning
-from snrgate.tasks.table import Table
+from snrgate.lab.study import references as module
+from snrgate.lab.study.references import references
+from snrgate.lab.tasks.chaos import Chaos, windows
+from snrgate.lab.tasks.digits import Digits
+from snrgate.lab.tasks.division import Division
+from snrgate.lab.tasks.language import Language
+from snrgate.lab.tasks.photo import Photo
+from snrgate.lab.tasks.picture import shrink
+from snrgate.lab.tasks.pinn import Pinn
+from snrgate.lab.tasks.reasoning import Reasoning
+from snrgate.lab.tasks.table import Table
 
 SERIES = Chaos(train=300, noise=0.1, lags=2, width=4, depth=1)
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from small_task import LINE, Line
 
-from snrgate.errors import InputError
-from snrgate.study.references import references
-from snrgate.study.results import score, steps_to, steps_words, stored
-from snrgate.study.rows import ROWS, Row
-from snrgate.study.run import Study, _tune, run
-from snrgate.study.summary import short_table, summary_page
-from snrgate.study.tables import _sensitivity, row_page, verdict
-from snrgate.training.optimizers import AdamW
-from snrgate.training.settings import flat
+from snrgate.lab.errors import InputError
+from snrgate.lab.study.references import references
+from snrgate.lab.study.results import score, steps_to, steps_words, stored
+from snrgate.lab.study.rows import ROWS, Row
+from snrgate.lab.study.run import Study, _tune, run
+from snrgate.lab.study.summary import short_table, summary_page
+from snrgate.lab.study.tables import _sensitivity, row_page, verdict
+from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.settings import flat
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
 

@@ -12,18 +12,18 @@ from flax import nnx
 from scipy.integrate import solve_ivp
 from scipy.stats import wasserstein_distance
 
-from snrgate.errors import InputError
+from snrgate.lab.errors import InputError
+from snrgate.lab.tasks.chaos import Chaos, lorenz
+from snrgate.lab.tasks.denoise import Denoise, noisy_photo
+from snrgate.lab.tasks.digits import Digits
+from snrgate.lab.tasks.division import Division
+from snrgate.lab.tasks.language import Language
+from snrgate.lab.tasks.photo import Photo, high_frequency_power, radial_power
+from snrgate.lab.tasks.pinn import Pinn, burgers
+from snrgate.lab.tasks.reasoning import Reasoning
+from snrgate.lab.tasks.table import Table
+from snrgate.lab.tasks.task import of_data
 from snrgate.models.transformer import Transformer
-from snrgate.tasks.chaos import Chaos, lorenz
-from snrgate.tasks.denoise import Denoise, noisy_photo
-from snrgate.tasks.digits import Digits
-from snrgate.tasks.division import Division
-from snrgate.tasks.language import Language
-from snrgate.tasks.photo import Photo, high_frequency_power, radial_power
-from snrgate.tasks.pinn import Pinn, burgers
-from snrgate.tasks.reasoning import Reasoning
-from snrgate.tasks.table import Table
-from snrgate.tasks.task import of_data
 
 TASKS = [
     Division(modulus=7, width=8, depth=1, heads=2),

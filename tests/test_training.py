@@ -12,17 +12,17 @@ import optax
 import pytest
 from small_task import LINE, W
 
-from snrgate import cli
-from snrgate.errors import InputError
-from snrgate.study.peers import Cautious, OrthoGrad
-from snrgate.study.results import spread_of, stored
-from snrgate.study.rows import ROWS
-from snrgate.training.configs import config_names, load_config, task_names
-from snrgate.training.folder import RunFolder, stored_settings
-from snrgate.training.optimizers import AdamW, Gated
-from snrgate.training.settings import flat
-from snrgate.training.sweep import collect, measure
-from snrgate.training.train import Training, fit
+from snrgate.lab import cli
+from snrgate.lab.errors import InputError
+from snrgate.lab.study.peers import Cautious, OrthoGrad
+from snrgate.lab.study.results import spread_of, stored
+from snrgate.lab.study.rows import ROWS
+from snrgate.lab.training.configs import config_names, load_config, task_names
+from snrgate.lab.training.folder import RunFolder, stored_settings
+from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.settings import flat
+from snrgate.lab.training.sweep import collect, measure
+from snrgate.lab.training.train import Training, fit
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
 
@@ -33,7 +33,7 @@ def test_every_config_is_a_training_of_its_folder():
         assert {"adamw", "gated"} <= set(names)
         for name in names:
             settings = load_config(task, name, Training)
-            assert type(settings.task).__module__ == f"snrgate.tasks.{task}"
+            assert type(settings.task).__module__ == f"snrgate.lab.tasks.{task}"
             assert isinstance(settings.optimizer, Gated) != name.endswith("adamw")
 
 

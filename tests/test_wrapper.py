@@ -11,8 +11,8 @@ import pytest
 from test_transform import SHAPE, gradients, run
 
 import snrgate
+from snrgate.lab.training.optimizers import Gated
 from snrgate.momentum import measured_decay
-from snrgate.training.optimizers import Gated
 
 # ---- where the momentum comes from ---------------------------------------------------------
 

@@ -5,9 +5,9 @@ snrgate train chaos/adamw
 Error at the last step: 0.001265 (0.0009937 to 0.001438), seeds 0 to 4.
 """
 
-from snrgate.tasks.chaos import Chaos
-from snrgate.training.optimizers import AdamW
-from snrgate.training.train import Training
+from snrgate.lab.tasks.chaos import Chaos
+from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Chaos(),

@@ -5,9 +5,9 @@ snrgate train chaos/algorithm_1
 Error at the last step: 0.00171 (0.001584 to 0.0019), seeds 0 to 4.
 """
 
-from snrgate.tasks.chaos import Chaos
-from snrgate.training.optimizers import Algorithm1
-from snrgate.training.train import Training
+from snrgate.lab.tasks.chaos import Chaos
+from snrgate.lab.training.optimizers import Algorithm1
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Chaos(),

@@ -5,9 +5,9 @@ snrgate train chaos/streaming
 Error at the last step: 0.001087 (0.0009041 to 0.001103), seeds 0 to 4.
 """
 
-from snrgate.tasks.chaos import Chaos
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.chaos import Chaos
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Chaos(),

@@ -6,6 +6,6 @@ PSNR in dB: noisy 14.91; AdamW best 22.15 (step 60), last 14.99; gated last 22.8
 minutes on two busy cores. Other photos and seeds: results/denoise/README.md.
 """
 
-from snrgate.tasks.denoise import Denoise
+from snrgate.lab.tasks.denoise import Denoise
 
 CONFIG = Denoise()

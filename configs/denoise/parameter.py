@@ -5,6 +5,6 @@
 One parameter shows little to tell signal from noise by; the default takes a unit's worth of them.
 """
 
-from snrgate.tasks.denoise import Denoise
+from snrgate.lab.tasks.denoise import Denoise
 
 CONFIG = Denoise(block="parameter")

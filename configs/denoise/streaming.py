@@ -5,6 +5,6 @@
 For a model whose loss of one example cannot be written.
 """
 
-from snrgate.tasks.denoise import Denoise
+from snrgate.lab.tasks.denoise import Denoise
 
 CONFIG = Denoise(noise_estimator="streaming")

@@ -5,9 +5,9 @@ snrgate train digits/adamw
 Accuracy at the last step: 0.933 (0.9263 to 0.9447), seeds 0 to 4.
 """
 
-from snrgate.tasks.digits import Digits
-from snrgate.training.optimizers import AdamW
-from snrgate.training.train import Training
+from snrgate.lab.tasks.digits import Digits
+from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Digits(wrong=0.4),

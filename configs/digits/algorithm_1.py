@@ -5,9 +5,9 @@ snrgate train digits/algorithm_1
 Accuracy at the last step: 0.9229 (0.9129 to 0.928), seeds 0 to 4.
 """
 
-from snrgate.tasks.digits import Digits
-from snrgate.training.optimizers import Algorithm1
-from snrgate.training.train import Training
+from snrgate.lab.tasks.digits import Digits
+from snrgate.lab.training.optimizers import Algorithm1
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Digits(wrong=0.4),

@@ -5,9 +5,9 @@ snrgate train digits/streaming
 Accuracy at the last step: 0.9095 (0.9062 to 0.9296), seeds 0 to 4.
 """
 
-from snrgate.tasks.digits import Digits
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.digits import Digits
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Digits(wrong=0.4),

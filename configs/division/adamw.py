@@ -5,9 +5,9 @@ snrgate train division/adamw
 Accuracy at the last step: 0.9613 (0.03293 to 0.9999), seeds 0 to 4.
 """
 
-from snrgate.tasks.division import Division
-from snrgate.training.optimizers import AdamW
-from snrgate.training.train import Training
+from snrgate.lab.tasks.division import Division
+from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Division(),

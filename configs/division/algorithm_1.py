@@ -3,9 +3,9 @@
 snrgate train division/algorithm_1
 """
 
-from snrgate.tasks.division import Division
-from snrgate.training.optimizers import Algorithm1
-from snrgate.training.train import Training
+from snrgate.lab.tasks.division import Division
+from snrgate.lab.training.optimizers import Algorithm1
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Division(),

@@ -5,9 +5,9 @@ snrgate train division/gated
 Accuracy at the last step: 0.01031 (0.009307 to 0.01117), seeds 0 to 4.
 """
 
-from snrgate.tasks.division import Division
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.division import Division
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Division(),

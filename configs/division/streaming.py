@@ -3,9 +3,9 @@
 snrgate train division/streaming
 """
 
-from snrgate.tasks.division import Division
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.division import Division
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Division(),

@@ -5,9 +5,9 @@ snrgate train division/wrong_adamw
 Accuracy at the last step: 0.6574 (0.4832 to 0.9596), seeds 0 to 4.
 """
 
-from snrgate.tasks.division import Division
-from snrgate.training.optimizers import AdamW
-from snrgate.training.train import Training
+from snrgate.lab.tasks.division import Division
+from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Division(train_fraction=0.5, wrong=0.3),

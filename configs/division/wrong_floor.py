@@ -5,9 +5,9 @@ snrgate train division/wrong_floor
 Accuracy at the last step: 0.6364 (0.1347 to 0.919), seeds 0 to 4.
 """
 
-from snrgate.study.peers import FloorGated
-from snrgate.tasks.division import Division
-from snrgate.training.train import Training
+from snrgate.lab.study.peers import FloorGated
+from snrgate.lab.tasks.division import Division
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Division(train_fraction=0.5, wrong=0.3),

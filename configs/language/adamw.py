@@ -5,9 +5,9 @@ snrgate train language/adamw
 Loss per character at the last step: 1.669 (1.648 to 1.685), seeds 0 to 4.
 """
 
-from snrgate.tasks.language import Language
-from snrgate.training.optimizers import AdamW
-from snrgate.training.train import Training
+from snrgate.lab.tasks.language import Language
+from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Language(),

@@ -3,9 +3,9 @@
 snrgate train language/algorithm_1
 """
 
-from snrgate.tasks.language import Language
-from snrgate.training.optimizers import Algorithm1
-from snrgate.training.train import Training
+from snrgate.lab.tasks.language import Language
+from snrgate.lab.training.optimizers import Algorithm1
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Language(),

@@ -5,9 +5,9 @@ snrgate train language/gated
 Loss per character at the last step: 1.666 (1.649 to 1.702), seeds 0 to 4.
 """
 
-from snrgate.tasks.language import Language
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.language import Language
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Language(),

@@ -3,9 +3,9 @@
 snrgate train language/streaming
 """
 
-from snrgate.tasks.language import Language
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.language import Language
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Language(),

@@ -5,9 +5,9 @@ snrgate train photo/adamw
 Psnr at the last step: 23.23 (22.85 to 23.31), seeds 0 to 4.
 """
 
-from snrgate.tasks.photo import Photo
-from snrgate.training.optimizers import AdamW
-from snrgate.training.train import Training
+from snrgate.lab.tasks.photo import Photo
+from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Photo(),

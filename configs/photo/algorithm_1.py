@@ -5,9 +5,9 @@ snrgate train photo/algorithm_1
 Psnr at the last step: 22.81 (22.61 to 23.02), seeds 0 to 4.
 """
 
-from snrgate.tasks.photo import Photo
-from snrgate.training.optimizers import Algorithm1
-from snrgate.training.train import Training
+from snrgate.lab.tasks.photo import Photo
+from snrgate.lab.training.optimizers import Algorithm1
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Photo(),

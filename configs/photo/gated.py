@@ -5,9 +5,9 @@ snrgate train photo/gated
 Psnr at the last step: 23.34 (22.69 to 23.65), seeds 0 to 4.
 """
 
-from snrgate.tasks.photo import Photo
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.photo import Photo
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Photo(),

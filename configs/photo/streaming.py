@@ -5,9 +5,9 @@ snrgate train photo/streaming
 Psnr at the last step: 23.32 (23.15 to 23.6), seeds 0 to 4.
 """
 
-from snrgate.tasks.photo import Photo
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.photo import Photo
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Photo(),

@@ -5,9 +5,9 @@ snrgate train pinn/adamw
 Error at the last step: 0.1058 (0.1033 to 0.1695), seeds 0 to 4.
 """
 
-from snrgate.tasks.pinn import Pinn
-from snrgate.training.optimizers import AdamW
-from snrgate.training.train import Training
+from snrgate.lab.tasks.pinn import Pinn
+from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Pinn(),

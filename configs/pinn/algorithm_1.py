@@ -3,9 +3,9 @@
 snrgate train pinn/algorithm_1
 """
 
-from snrgate.tasks.pinn import Pinn
-from snrgate.training.optimizers import Algorithm1
-from snrgate.training.train import Training
+from snrgate.lab.tasks.pinn import Pinn
+from snrgate.lab.training.optimizers import Algorithm1
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Pinn(),

@@ -5,9 +5,9 @@ snrgate train pinn/gated
 Error at the last step: 0.09799 (0.08008 to 0.1571), seeds 0 to 4.
 """
 
-from snrgate.tasks.pinn import Pinn
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.pinn import Pinn
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Pinn(),

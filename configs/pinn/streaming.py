@@ -5,9 +5,9 @@ snrgate train pinn/streaming
 Error at the last step: 0.1686 (0.1304 to 0.2491), seeds 0 to 4.
 """
 
-from snrgate.tasks.pinn import Pinn
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.pinn import Pinn
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Pinn(),

@@ -7,9 +7,9 @@ snrgate train pinn/told
 Error at the last step: 0.5373 (0.4327 to 0.6302), seeds 0 to 4.
 """
 
-from snrgate.tasks.pinn import Pinn
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.pinn import Pinn
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Pinn(),

@@ -5,9 +5,9 @@ snrgate train reasoning/algorithm_1
 Accuracy at the last step: 0.001 (0 to 0.003), seeds 0 to 4.
 """
 
-from snrgate.tasks.reasoning import Reasoning
-from snrgate.training.optimizers import Algorithm1
-from snrgate.training.train import Training
+from snrgate.lab.tasks.reasoning import Reasoning
+from snrgate.lab.training.optimizers import Algorithm1
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Reasoning(),

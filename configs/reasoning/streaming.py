@@ -5,9 +5,9 @@ snrgate train reasoning/streaming
 Accuracy at the last step: 1 (0.866 to 1), seeds 0 to 4.
 """
 
-from snrgate.tasks.reasoning import Reasoning
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.reasoning import Reasoning
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Reasoning(),

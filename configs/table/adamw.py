@@ -5,9 +5,9 @@ snrgate train table/adamw
 Error at the last step: 0.5186 (0.4579 to 0.5862), seeds 0 to 4.
 """
 
-from snrgate.tasks.table import Table
-from snrgate.training.optimizers import AdamW
-from snrgate.training.train import Training
+from snrgate.lab.tasks.table import Table
+from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Table(),

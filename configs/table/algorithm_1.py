@@ -5,9 +5,9 @@ snrgate train table/algorithm_1
 Error at the last step: 0.5268 (0.4473 to 0.5485), seeds 0 to 4.
 """
 
-from snrgate.tasks.table import Table
-from snrgate.training.optimizers import Algorithm1
-from snrgate.training.train import Training
+from snrgate.lab.tasks.table import Table
+from snrgate.lab.training.optimizers import Algorithm1
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Table(),

@@ -5,9 +5,9 @@ snrgate train table/gated
 Error at the last step: 0.5147 (0.4522 to 0.5573), seeds 0 to 4.
 """
 
-from snrgate.tasks.table import Table
-from snrgate.training.optimizers import Gated
-from snrgate.training.train import Training
+from snrgate.lab.tasks.table import Table
+from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.train import Training
 
 CONFIG = Training(
     Table(),

@@ -1,0 +1,1 @@
+"""The laboratory: all that the ``snrgate`` command needs, and the library does not."""

@@ -1,0 +1,136 @@
+"""The results of the study: contenders, their runs, and what is read off them."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from snrgate.lab.training.sweep import Result, spread
+
+__all__ = [
+    "Contenders",
+    "comparable",
+    "median",
+    "medians",
+    "score",
+    "spread_of",
+    "steps_to",
+    "steps_words",
+    "stored",
+]
+
+Contenders = Mapping[str, Mapping[int, Result]]
+"""Results by contender and seed."""
+
+
+def stored(folder: Path, names: Sequence[str]) -> Contenders:
+    """The results that there are of a row.
+
+    Args:
+        folder: of its runs, ``CONTENDER-seedN.json``.
+        names: of the contenders, in the order wanted.
+    """
+    found = {name: sorted(folder.glob(f"{name}-seed*.json")) for name in names}
+    return {
+        name: {int(p.stem.rpartition("-seed")[2]): json.loads(p.read_text()) for p in paths}
+        for name, paths in found.items()
+        if paths
+    }
+
+
+def comparable(contenders: Contenders) -> bool:
+    """Whether both AdamW and the gate, tuned, have been run.
+
+    Args:
+        contenders: results by contender and seed.
+    """
+    return {"adamw", "gated"} <= contenders.keys()
+
+
+def score(result: Result, which: str = "last") -> float:
+    """How good a result is; of two that got where they were to stop, the faster is better.
+
+    Args:
+        result: of a run.
+        which: its "last" or its "best" row.
+
+    Returns:
+        A number, higher is better.
+    """
+    sign = 1 if result["higher_is_better"] else -1
+    value = sign * result[which][result["metric"]]
+    until = result["settings"]["until"]
+    if until is not None and value >= sign * until:
+        return 1e9 - result[which]["step"]
+    return value
+
+
+def median(results: Mapping[int, Result], which: str, key: str | None = None) -> float:
+    """The median over the seeds.
+
+    Args:
+        results: by seed.
+        which: the "last" or the "best" row.
+        key: of the row, default the metric that counts.
+    """
+    return statistics.median(r[which][key or r["metric"]] for r in results.values())
+
+
+def medians(tried: Contenders) -> list[float]:
+    """Of each setting that was tried its median at the last step; divergence is infinitely bad.
+
+    Args:
+        tried: results by setting and seed.
+    """
+    return [median(results, "last") for results in tried.values()]
+
+
+def spread_of(results: Mapping[int, Result], which: str, key: str | None = None) -> str:
+    """Median and range over the seeds; a run that diverged counts as infinitely bad.
+
+    Args:
+        results: by seed.
+        which: the "last" or the "best" row.
+        key: of the row, default the metric that counts. Of another measure, a run that diverged
+            has none, and is left out; "-" where none has it.
+    """
+    values = [r[which].get(key or r["metric"]) for r in results.values()]
+    known = [value for value in values if value is not None]
+    return spread(known, 7 if key == "step" else 4) if known else "-"
+
+
+def steps_to(result: Result, reach: float) -> float:
+    """Steps until the metric was as good as something for the first time, or infinity.
+
+    Args:
+        result: of a run.
+        reach: that value.
+
+    Example:
+        >>> from snrgate.lab.study.results import steps_to
+        >>> steps_to({"higher_is_better": False, "curve": [[10, 0.9], [20, 0.3]]}, 0.4)
+        20
+    """
+    sign = 1 if result["higher_is_better"] else -1
+    there = (step for step, value in result["curve"] if sign * value >= sign * reach)
+    return next(there, math.inf)
+
+
+def steps_words(results: Iterable[Result], reach: float) -> str:
+    """The same over the seeds: median, range, and how many did not get there.
+
+    Args:
+        results: of several seeds.
+        reach: that value.
+    """
+    runs = list(results)
+    steps = [steps_to(run, reach) for run in runs]
+    there = [step for step in steps if math.isfinite(step)]
+    if not there:
+        return f"none of {len(runs)} in {runs[0]['settings']['steps']}"
+    middle = statistics.median(steps)
+    said = f"{middle:.0f}" if math.isfinite(middle) else "-"
+    words = f"{said} ({min(there):.0f} to {max(there):.0f})"
+    missing = len(steps) - len(there)
+    return words + (f", {missing} of {len(steps)} never" if missing else "")

@@ -1,0 +1,177 @@
+"""Run the study: tune on tuning seeds, measure on fresh ones, keep every run as JSON."""
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from snrgate.lab.errors import InputError
+from snrgate.lab.study.references import references
+from snrgate.lab.study.results import score, steps_to, stored
+from snrgate.lab.study.rows import ROWS, Row
+from snrgate.lab.study.summary import short_table, summary_page
+from snrgate.lab.study.tables import row_page
+from snrgate.lab.training.folder import RunFolder
+from snrgate.lab.training.plots import to_png
+from snrgate.lab.training.settings import flat
+from snrgate.lab.training.side_by_side import curves
+from snrgate.lab.training.sweep import Result, collect
+from snrgate.lab.training.train import Training
+
+__all__ = ["Study", "run"]
+
+_IN_FIGURE = (
+    *("adamw-untuned", "gated-untuned", "adamw", "gated"),
+    *("gated-unsized", "gated-fresh", "gated-floor"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Run what is missing of the study, and write its tables and figures."""
+
+    rows: tuple[str, ...] = ()
+    """Which rows, by name; default all of them."""
+    list: bool = False
+    """Only list the rows, with what each took."""
+    tuning_seeds: tuple[int, ...] = (100, 101)
+    """Seeds on which learning rate and weight decay are chosen; slow rows use the first."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds that are reported."""
+    steps: int | None = None
+    """Training steps, for a try; default those of the rows."""
+    only: tuple[str, ...] = ()
+    """Only these contenders (adamw, gated, a peer or an ablation); default all of a row."""
+    out: Path = Path("results/study")
+    """Folder of the results."""
+
+
+def run(study: Study) -> None:
+    """Run the rows and write ``README.md``.
+
+    Args:
+        study: which rows, and how often.
+
+    Raises:
+        InputError: there is no such row or contender, a try would replace results, or the folder
+            cannot be written.
+    """
+    if unknown := sorted(set(study.rows) - set(ROWS)):
+        raise InputError(f"there is no row {unknown[0]}; there are {', '.join(ROWS)}")
+    names = study.rows or tuple(ROWS)
+    known = {name for row in names for name in (*ROWS[row].tuned(), *ROWS[row].ablations)}
+    if unknown := sorted(set(study.only) - known):
+        there = ", ".join(sorted(known))
+        raise InputError(f"there is no contender {unknown[0]}; there are {there}")
+    if study.steps is not None and study.out == Study.out:
+        raise InputError(
+            f"a try of {study.steps} steps would replace the results in {study.out}; give --out"
+        )
+    if not study.list:
+        for name in names:
+            print(f"\n{name}: {ROWS[name].title}", flush=True)
+            _write_row(name, ROWS[name], study, study.out / name)
+    page = summary_page(study.out)
+    if not study.list:
+        folder = RunFolder(study.out)
+        folder.write("README.md", page.encode())
+        folder.write("short.md", short_table(study.out).encode())
+    print(page)
+
+
+def _write_row(name: str, row: Row, study: Study, out: Path) -> None:
+    """Run what is missing of a row, then write its page from all there is of it."""
+    _run_row(row, study, out)
+    others = _references(row, study, out)
+    contenders = stored(out / "runs", row.contenders())
+    tried = {n: stored(out / "tuning", tuple(row.grid(n))) for n in row.tuned()}
+    folder = RunFolder(out)
+    folder.write("README.md", row_page(name, row, contenders, tried, others).encode())
+    shown = {n: list(runs.values()) for n, runs in contenders.items() if n in _IN_FIGURE}
+    folder.write("curves.png", to_png(curves(shown)))
+
+
+def _run_row(row: Row, study: Study, out: Path) -> None:
+    """Tune every contender of a row, then measure it on the fresh seeds.
+
+    AdamW is there three times: as one takes it without tuning, tuned for its last step, and,
+    where these are other settings, tuned for its best step, which takes an oracle.
+    """
+
+    def measure(name: str, training: Training) -> None:
+        runs = {f"{name}-seed{s}": _seeded(training, s, study) for s in study.seeds}
+        collect(runs, out / "runs")
+
+    def wanted(name: str) -> bool:
+        return not study.only or name in study.only
+
+    for name, training in row.untuned().items():
+        if wanted(name.removesuffix("-untuned")):
+            measure(name, training)
+    for name in filter(wanted, row.tuned()):
+        tuned = _tune(row, name, study, out / "tuning")
+        measure(name, tuned["last"])
+        if name == "adamw" and tuned["best"] != tuned["last"]:
+            measure("adamw-oracle", tuned["best"])
+        elif name == "adamw":
+            for path in (out / "runs").glob("adamw-oracle-*.json"):
+                path.unlink()  # of an earlier tuning
+        if row.kind == "noisy" and row.reach is not None:
+            measure(f"{name}-fastest", tuned["fastest"])
+    if ablations := list(filter(wanted, row.ablations)):
+        gated = _tune(row, "gated", study, out / "tuning")["last"].optimizer
+        for name in ablations:
+            measure(name, row.ablation(name, gated.learning_rate, gated.weight_decay))
+
+
+def _tune(row: Row, name: str, study: Study, out: Path) -> dict[str, Training]:
+    """The settings with the best last step, those with the best step ever, and the fastest."""
+    grid = row.grid(name)
+    if len(grid) == 1:  # nothing to choose
+        return dict.fromkeys(("last", "best", "fastest"), *grid.values())
+    runs = {
+        label: {seed: _seeded(training, seed, study) for seed in study.tuning_seeds[: row.tuned_on]}
+        for label, training in grid.items()
+    }
+    results = {
+        label: collect({f"{label}-seed{s}": t for s, t in seeds.items()}, out).values()
+        for label, seeds in runs.items()
+    }
+    judged: dict[str, Callable[[Result], float]] = {
+        "last": score,
+        "best": partial(score, which="best"),
+    }
+    if row.reach is not None:
+        judged["fastest"] = partial(_speed, reach=row.reach)
+
+    def chosen(judge: Callable[[Result], float]) -> Training:
+        return grid[max(grid, key=lambda label: statistics.median(map(judge, results[label])))]
+
+    return {which: chosen(judge) for which, judge in judged.items()}
+
+
+def _speed(result: Result, reach: float) -> float:
+    """Fewer steps are better; of runs that do not get there, the one that comes nearer."""
+    steps = steps_to(result, reach)
+    return -steps if math.isfinite(steps) else score(result) - 1e9
+
+
+def _references(row: Row, study: Study, out: Path) -> dict[int, dict[str, float]]:
+    """What other means come to on the same data, measured once and kept."""
+    path = out / "references.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if kept.get("task") != json.loads(json.dumps(flat(row.base.task))):
+        kept = {"task": flat(row.base.task), "values": {}}
+    values = kept["values"]
+    for seed in map(str, study.seeds):
+        if seed not in values:
+            values[seed] = references(row.base.task, int(seed))
+            RunFolder(out).write_json("references.json", kept)
+    return {seed: values[str(seed)] for seed in study.seeds}
+
+
+def _seeded(training: Training, seed: int, study: Study) -> Training:
+    return dataclasses.replace(training, seed=seed, steps=study.steps or training.steps)

@@ -1,0 +1,237 @@
+"""Denoising one photo: a coordinate MLP fitted to the noisy pixels, and to nothing else.
+
+There is no validation set: every pixel is noisy. The network that fits them all has learned the
+noise; the clean photo, where there is one, only measures how far the fit has come.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from snrgate.annotations import Array, ArrayLike, Float, PyTree
+from snrgate.lab.errors import InputError
+from snrgate.lab.tasks.picture import MIN_SIDE, load, shrink
+from snrgate.lab.tasks.task import Group, of_data, require
+from snrgate.models.coordinate import CoordinateMLP
+from snrgate.models.siren import Siren
+
+__all__ = ["Denoise", "DenoiseTask", "NoisyPhoto", "make_task", "noisy_photo", "psnr"]
+
+Optimizer = Literal["adamw", "gated"]
+Gate = Literal["soft", "hard", "snr"]
+Block = Literal["unit", "parameter", "tensor"]
+Estimator = Literal["exact", "streaming", "instantaneous"]
+Network = Literal["fourier", "siren"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoise:
+    """Fit a coordinate MLP to a noisy photo, with AdamW and with the gated AdamW side by side."""
+
+    image: str = "camera"
+    """A photo of scikit-image by name (camera, astronaut, coffee, ...), or a picture file."""
+    size: int = 96
+    """Longer side in pixels; a larger picture is shrunk to it, 0 keeps the picture as it is."""
+    noise: float = 0.2
+    """Standard deviation of the noise added, white being 1; 0 for a picture noisy already."""
+    seed: int = 0
+    """Of the noise, the initial weights and the batches."""
+    optimizers: tuple[Optimizer, ...] = get_args(Optimizer)
+    """Which to train: adamw, gated, or both, on the same batches from the same weights."""
+    steps: int = 4000
+    """Training steps."""
+    batch_size: int = 1024
+    """Pixels a step, drawn with replacement."""
+    learning_rate: float = 3e-3
+    """Of both optimizers."""
+    b1: float = 0.9
+    """Decay of the momentum."""
+    b2: float = 0.999
+    """Decay of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    gate: Gate = "soft"
+    """How the gate opens."""
+    block: Block = "unit"
+    """What shares one gate: all that feeds one output unit, one parameter, or a whole tensor."""
+    noise_estimator: Estimator = "exact"
+    """Where the gate has its noise from."""
+    noise_decay: float = 0.99
+    """Decay of the gate's running noise."""
+    signal_decay: float = 0.96
+    """Decay of the gate's running signal: a memory of three of the default's epochs."""
+    fitted: float = 0.0
+    """Share of the pixels' own noise that may be fitted; none, as the run is long."""
+    z: float = 1.0
+    """Threshold of the gate, in standard deviations of what pure noise does."""
+    photons: float = 0.0
+    """Photons that make white, for shot noise besides; 0 for none."""
+    network: Network = "fourier"
+    """Random Fourier features and relu, or sines."""
+    width: int = 192
+    """Units of each hidden layer."""
+    depth: int = 3
+    """Hidden layers."""
+    frequencies: int = 128
+    """Random Fourier frequencies, a sine and a cosine each."""
+    fourier_scale: float = 3.5
+    """Standard deviation of the frequencies, in periods across the picture."""
+    eval_every: int = 20
+    """Steps between evaluations in the first tenth of the run, five times as many after it."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints, rounded up to an evaluation."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be trained with.
+
+        Raises:
+            InputError: naming the setting and what it may be.
+        """
+        for name in ("steps", "width", "depth", "frequencies", "eval_every", "checkpoint_every"):
+            require(self, **{name: (getattr(self, name) >= 1, "at least 1")})
+        large = self.size == 0 or self.size >= MIN_SIDE
+        require(self, size=(large, f"0, or at least {MIN_SIDE}"))
+        for name in ("noise", "seed", "weight_decay", "photons"):
+            require(self, **{name: (getattr(self, name) >= 0, "0 or more")})
+        for name in ("learning_rate", "z", "fourier_scale"):
+            require(self, **{name: (getattr(self, name) > 0, "more than 0")})
+        for name in ("b1", "b2", "noise_decay", "signal_decay", "fitted"):
+            require(self, **{name: (0 <= getattr(self, name) < 1, "in [0, 1)")})
+        require(self, seed=(self.seed < 2**32, "less than 2**32"))
+        require(self, batch_size=(self.batch_size >= 2, "at least 2"))
+        kinds = {"gate": Gate, "block": Block, "noise_estimator": Estimator, "network": Network}
+        for name, kind in kinds.items():
+            choices = get_args(kind)
+            known = getattr(self, name) in choices
+            require(self, **{name: (known, f"one of {', '.join(choices)}")})
+        choices, chosen = get_args(Optimizer), self.optimizers
+        ok = len(chosen) > 0 and set(chosen) <= set(choices) and len(set(chosen)) == len(chosen)
+        require(self, optimizers=(ok, f"some of {', '.join(choices)}, each once"))
+
+
+class NoisyPhoto(NamedTuple):
+    """What there is to learn from, and what it is measured by.
+
+    Attributes:
+        noisy: (height, width, channels), as the network sees it: not clipped.
+        clean: the same without noise, or ``None`` where nobody knows.
+        levels: the value of white in the file.
+        original: (height, width) before shrinking.
+    """
+
+    noisy: np.ndarray
+    clean: np.ndarray | None
+    levels: int
+    original: tuple[int, int]
+
+
+def noisy_photo(settings: Denoise) -> NoisyPhoto:
+    """Load the picture, shrink it, add the noise.
+
+    Raises:
+        InputError: a picture that cannot be used, or has fewer pixels than a batch.
+    """
+    picture = load(settings.image)
+    pixels = shrink(picture.pixels, settings.size)
+    count = pixels.shape[0] * pixels.shape[1]
+    if settings.batch_size > count:
+        raise InputError(
+            f"batch_size = {settings.batch_size} is more than the {count} pixels of a picture of "
+            f"{pixels.shape[1]} x {pixels.shape[0]}; give a smaller batch_size or a larger size"
+        )
+    original = picture.pixels.shape[:2]
+    if settings.noise == settings.photons == 0:
+        return NoisyPhoto(pixels, None, picture.levels, original)
+    rng = np.random.default_rng(settings.seed)
+    noisy = pixels + settings.noise * rng.standard_normal(pixels.shape)
+    if settings.photons:
+        noisy += rng.poisson(settings.photons * pixels) / settings.photons - pixels
+    return NoisyPhoto(noisy.astype(np.float32), pixels, picture.levels, original)
+
+
+def psnr(pixels: Float[ArrayLike, "..."], clean: Float[ArrayLike, "..."]) -> Float[Array, ""]:
+    r"""Peak signal-to-noise ratio in dB, of a picture as it is shown: clipped to [0, 1].
+
+    .. math:: -10 \log_{10} \operatorname{mean} (\operatorname{clip}(x) - c)^2
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from snrgate.lab.tasks.denoise import psnr
+        >>> print(f"{psnr(jnp.full((2, 2), 0.6), jnp.full((2, 2), 0.5)):.2f}")
+        20.00
+    """
+    return -10 * jnp.log10(jnp.mean(jnp.square(jnp.clip(pixels, 0, 1) - clean)))
+
+
+class DenoiseTask(NamedTuple):
+    """All that training needs, as arrays and pure functions.
+
+    Attributes:
+        params: initial parameters.
+        examples: positions (n, 2) and targets (n, channels).
+        loss: ``(params, example) -> scalar``, of one pixel.
+        predict: ``params -> picture``, (height, width, channels), values as in the file, not
+            clipped.
+    """
+
+    params: PyTree
+    examples: tuple[Array, Array]
+    loss: Callable[[PyTree, tuple[Array, Array]], Array]
+    predict: Callable[[PyTree], Array]
+
+    @property
+    def groups(self) -> tuple[Group]:
+        """What a batch is made of: pixels."""
+        return (of_data(self.loss, self.examples),)
+
+
+def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
+    """Put the network and the noisy pixels together.
+
+    The network learns the pixels standardised by their own mean and deviation, so that a dark
+    picture and one of 12 bits in a 16-bit file are learned like any other.
+    """
+    height, width, channels = photo.noisy.shape
+    sizes = {"width": settings.width, "depth": settings.depth}
+    rngs = nnx.Rngs(params=settings.seed)
+    if settings.network == "siren":
+        model = Siren(channels, **sizes, rngs=rngs)
+    else:
+        model = CoordinateMLP(
+            channels,
+            **sizes,
+            frequencies=settings.frequencies,
+            fourier_scale=settings.fourier_scale,
+            rngs=rngs,
+        )
+    graph, params, frozen = nnx.split(model, nnx.Param, ...)
+    mean, deviation = float(photo.noisy.mean()), float(photo.noisy.std()) or 1.0
+    positions = _positions(height, width)
+    targets = ((photo.noisy - mean) / deviation).reshape(-1, channels)
+
+    def apply(params: PyTree, position: Array) -> Array:
+        return nnx.merge(graph, params, frozen)(position)
+
+    def loss(params: PyTree, example: tuple[Array, Array]) -> Array:
+        position, target = example
+        return jnp.mean(jnp.square(apply(params, position) - target))
+
+    @jax.jit
+    def predict(params: PyTree) -> Array:
+        # In pieces, so that the activations of a large picture fit into memory.
+        flat = jax.lax.map(lambda x: apply(params, x), positions, batch_size=2**14)
+        return (mean + deviation * flat).reshape(height, width, channels)
+
+    return DenoiseTask(params, (jnp.asarray(positions), jnp.asarray(targets)), loss, predict)
+
+
+def _positions(height: int, width: int) -> np.ndarray:
+    """Pixel centres, the longer side from -1 to 1, the shorter to scale."""
+    longest = max(height, width)
+    rows, columns = ((2 * np.arange(n) + 1 - n) / longest for n in (height, width))
+    return np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2).astype(np.float32)

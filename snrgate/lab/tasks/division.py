@@ -1,0 +1,117 @@
+"""Modular division, a / b mod p, by a small transformer: the task on which networks grok.
+
+A network first learns the training answers by heart and only much later the rule. With wrong
+answers among them, the by-heart part is noise.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from snrgate.annotations import Array, PyTree
+from snrgate.lab.tasks.task import Task, from_arrays, require
+from snrgate.models.transformer import Transformer
+
+__all__ = ["Division"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Division:
+    """a / b mod p for all a and all b but 0; a random part to learn from, the rest held out."""
+
+    modulus: int = 97
+    """A prime."""
+    train_fraction: float = 0.25
+    """How much of the table is for training."""
+    wrong: float = 0.0
+    """Fraction of the training answers replaced by random ones."""
+    width: int = 128
+    """Size of an embedding."""
+    depth: int = 2
+    """Transformer blocks."""
+    heads: int = 4
+    """Attention heads."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be learned from."""
+        prime = self.modulus > 2 and all(self.modulus % k for k in range(2, self.modulus))
+        require(
+            self,
+            modulus=(prime, "a prime above 2"),
+            train_fraction=(0 < self.train_fraction < 1, "between 0 and 1"),
+            wrong=(0 <= self.wrong <= 1, "in [0, 1]"),
+            heads=(self.heads > 0 and self.width % self.heads == 0, "a divisor of width"),
+        )
+
+    def make(self, seed: int) -> Task:
+        """The task.
+
+        Args:
+            seed: of the split, the wrong answers and the initial weights.
+
+        Returns:
+            A task measured by ``accuracy`` on the held-out part; ``train_accuracy`` counts
+            the right answers to the training questions, ``wrong_learned`` the wrong ones that
+            have been learned.
+        """
+        questions, answers = _table(self.modulus)
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(answers))
+        cut = round(self.train_fraction * len(answers))
+        train, test = order[:cut], order[cut:]
+        given = answers.copy()
+        swapped = train[rng.random(cut) < self.wrong]
+        given[swapped] = rng.integers(0, self.modulus, len(swapped))
+        swapped = swapped[given[swapped] != answers[swapped]]
+
+        model = Transformer(
+            self.modulus + 2,
+            4,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            activation=nnx.relu,  # as where grokking was found and studied
+            embedding_std=self.width**-0.5,
+            rngs=nnx.Rngs(params=seed),
+        )
+        graph, params = nnx.split(model)
+
+        def predict(params: PyTree, question: Array) -> Array:
+            return nnx.merge(graph, params)(question, last=True)[-1]
+
+        def right(params: PyTree, rows: np.ndarray, key: np.ndarray) -> Array:
+            if not len(rows):
+                return jnp.zeros(())
+            logits = jax.vmap(predict, (None, 0))(params, jnp.asarray(questions[rows]))
+            return jnp.mean(logits.argmax(-1) == key[rows])
+
+        def evaluate(params: PyTree) -> dict[str, Array]:
+            return {
+                "accuracy": right(params, test, answers),
+                "train_accuracy": right(params, train, answers),
+                "wrong_learned": right(params, swapped, given),
+            }
+
+        return from_arrays(
+            params,
+            predict,
+            optax.softmax_cross_entropy_with_integer_labels,
+            (questions[train], given[train]),
+            evaluate,
+            "accuracy",
+            higher_is_better=True,
+            repeats=False,  # an answer twice in a batch slows learning by heart
+        )
+
+
+def _table(p: int) -> tuple[np.ndarray, np.ndarray]:
+    """Questions ``a / b =`` as tokens, ``/`` being p and ``=`` p + 1, and their answers."""
+    a, b = (x.ravel() for x in np.meshgrid(np.arange(p), np.arange(1, p), indexing="ij"))
+    inverse = np.array([0] + [pow(x, -1, p) for x in range(1, p)])
+    signs = np.full_like(a, p)
+    questions = np.stack([a, signs, b, signs + 1], axis=1).astype(np.int32)
+    return questions, (a * inverse[b] % p).astype(np.int32)

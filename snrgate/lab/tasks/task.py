@@ -1,0 +1,122 @@
+"""What there is to learn: groups of examples, the loss of one example, a measure of success."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snrgate.annotations import Array, PyTree
+from snrgate.lab.errors import InputError
+
+__all__ = ["Group", "Task", "from_arrays", "of_data", "require"]
+
+
+class Group(NamedTuple):
+    """One kind of examples, with the loss of one of them.
+
+    Attributes:
+        loss: ``(params, example) -> scalar``.
+        sample: ``(key, number) -> examples``, independent draws with a leading axis.
+        dataset_size: how many different examples there are, ``None`` where every draw is new.
+    """
+
+    loss: Callable[[PyTree, PyTree], Array]
+    sample: Callable[[Array, int], PyTree]
+    dataset_size: int | None
+
+
+class Task(NamedTuple):
+    """A learning problem. The training loss is the sum of the groups' mean losses.
+
+    Attributes:
+        params: initial parameters.
+        groups: what a batch is made of; one group but for physics-informed networks.
+        evaluate: ``params -> {name: scalar}``, on what training never sees.
+        metric: the name among them that counts.
+        higher_is_better: which way the metric is good.
+    """
+
+    params: PyTree
+    groups: tuple[Group, ...]
+    evaluate: Callable[[PyTree], dict[str, Array]]
+    metric: str
+    higher_is_better: bool
+
+
+def of_data(
+    loss: Callable[[PyTree, PyTree], Array], examples: PyTree, *, repeats: bool = True
+) -> Group:
+    """A finite data set.
+
+    Args:
+        loss: ``(params, example) -> scalar``.
+        examples: a tree of arrays with a leading example axis.
+        repeats: whether an example may come twice in a batch.
+    """
+    arrays = jax.tree.map(jnp.asarray, examples)
+    count = jax.tree.leaves(arrays)[0].shape[0]
+
+    def sample(key: Array, number: int) -> PyTree:
+        if repeats:
+            index = jax.random.randint(key, (number,), 0, count)
+        elif number <= count:
+            index = jax.random.choice(key, count, (number,), replace=False)
+        else:
+            raise InputError(
+                f"a batch of {number} without repeats cannot be drawn from {count} examples; give "
+                f"a batch_size of at most {count}"
+            )
+        return jax.tree.map(lambda x: x[index], arrays)
+
+    return Group(loss, sample, count)
+
+
+def from_arrays(
+    params: PyTree,
+    predict: Callable[[PyTree, Array], Array],
+    loss: Callable[[Array, Array], Array],
+    train: tuple[np.ndarray, np.ndarray],
+    evaluate: Callable[[PyTree], dict[str, Array]],
+    metric: str,
+    *,
+    higher_is_better: bool,
+    repeats: bool = True,
+) -> Task:
+    """Supervised learning of one data set.
+
+    Args:
+        params: initial parameters.
+        predict: ``(params, input) -> output``, of one input.
+        loss: ``(output, target) -> scalar``, of one example.
+        train: inputs and targets.
+        evaluate: as in :class:`Task`; compiled here.
+        metric: as in :class:`Task`.
+        higher_is_better: as in :class:`Task`.
+        repeats: as in :func:`of_data`.
+    """
+
+    def of_example(params: PyTree, example: tuple[Array, Array]) -> Array:
+        x, y = example
+        return loss(predict(params, x), y)
+
+    group = of_data(of_example, train, repeats=repeats)
+    return Task(params, (group,), jax.jit(evaluate), metric, higher_is_better)
+
+
+def require(settings: object, **conditions: tuple[bool, str]) -> None:
+    """Refuse settings that cannot be used.
+
+    Args:
+        settings: whose fields they are.
+        **conditions: by field, whether it will do and what it may be.
+
+    Raises:
+        InputError: naming the first field that will not do.
+    """
+    for name, (holds, what) in conditions.items():
+        value = getattr(settings, name)
+        if not holds or (isinstance(value, float) and not math.isfinite(value)):
+            raise InputError(f"{name} = {value} must be {what}")

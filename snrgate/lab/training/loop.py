@@ -1,0 +1,174 @@
+"""Training steps compiled in stretches: the same loop for any optimizer."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from snrgate.annotations import Array, Int, PyTree
+from snrgate.lab.tasks.task import Group
+from snrgate.moments import add_groups, value_and_moments
+
+__all__ = [
+    "Gradients",
+    "TrainState",
+    "exact_moments",
+    "init",
+    "make_stretch",
+    "mean_gradient",
+    "mean_loss",
+]
+
+Batches = tuple[PyTree, ...]
+"""A batch of every group."""
+
+Gradients = Callable[[PyTree, Batches], tuple[Array, PyTree, dict[str, Any]]]
+"""``(params, batches) -> (loss, gradients, extra arguments of the optimizer's update)``."""
+
+
+class TrainState(NamedTuple):
+    """What one optimizer has made of the parameters so far.
+
+    Attributes:
+        step: batches seen.
+        params: parameters.
+        opt_state: of the optimizer, with its noise.
+        skipped: batches left out because their loss or gradient was no finite number.
+        in_a_row: how many of them came last, one after the other.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    opt_state: optax.OptState
+    skipped: Int[Array, ""]
+    in_a_row: Int[Array, ""]
+
+
+def mean_loss(groups: Sequence[Group]) -> Callable[[PyTree, Batches], Array]:
+    """The training loss of a batch: the sum of the groups' mean losses.
+
+    Args:
+        groups: what a batch is made of.
+    """
+
+    def loss(params: PyTree, batches: Batches) -> Array:
+        losses = [
+            jnp.mean(jax.vmap(group.loss, (None, 0))(params, batch))
+            for group, batch in zip(groups, batches, strict=True)
+        ]
+        return jnp.sum(jnp.stack(losses))
+
+    return loss
+
+
+def mean_gradient(groups: Sequence[Group]) -> Gradients:
+    """The ordinary gradient of a batch.
+
+    Args:
+        groups: what a batch is made of.
+    """
+    value_and_grad = jax.value_and_grad(mean_loss(groups))
+
+    def gradients(params: PyTree, batches: Batches) -> tuple[Array, PyTree, dict[str, Any]]:
+        value, grads = value_and_grad(params, batches)
+        return value, grads, {"sample_size": jax.tree.leaves(batches[0])[0].shape[0]}
+
+    return gradients
+
+
+def exact_moments(
+    groups: Sequence[Group], sizes: Sequence[int | None], block: str, b1: float
+) -> Gradients:
+    """The same gradient with the noise of the batch's own examples, for the gate.
+
+    Args:
+        groups: what a batch is made of.
+        sizes: the number of different examples in each group, ``None`` for fresh draws.
+        block: as the gate's.
+        b1: decay of the momentum.
+    """
+    functions = [value_and_moments(group.loss, block=block) for group in groups]
+
+    def gradients(params: PyTree, batches: Batches) -> tuple[Array, PyTree, dict[str, Any]]:
+        values, moments = zip(
+            *(f(params, batch) for f, batch in zip(functions, batches, strict=True)), strict=True
+        )
+        # One group's size is the gate's own affair.
+        total = moments[0] if len(groups) == 1 else add_groups(moments, sizes, b1=b1)
+        return jnp.sum(jnp.stack(values)), total.mean, total.extra_args()
+
+    return gradients
+
+
+def init(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, tx.init(params), zero, zero)
+
+
+def make_stretch(
+    gradients: Gradients,
+    tx: optax.GradientTransformation,
+    groups: Sequence[Group],
+    *,
+    batch_size: int,
+    seed: int,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Compile some steps of training into one call.
+
+    The batch of a step depends on the seed and on the number of the step alone: every optimizer
+    sees the same ones, and a resumed run the ones that are still due. A batch whose loss or
+    gradient is not finite leaves parameters and optimizer as they are, and is counted.
+
+    Args:
+        gradients: :func:`mean_gradient` or :func:`exact_moments` of the groups.
+        tx: the optimizer.
+        groups: what a batch is made of.
+        batch_size: examples a step, of each group.
+        seed: of the batches.
+        mesh: devices to split every batch over, along its only axis; the state is on all of them.
+
+    Returns:
+        ``(state, length=steps) -> (state, metrics)``; ``metrics`` are means over the batches of
+        the stretch that were not skipped, no number where all were: ``loss``, and
+        ``gate_fraction`` where the optimizer has a gate.
+    """
+    tx = optax.with_extra_args_support(tx)
+    stream = jax.random.key(seed)
+
+    def step(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(stream, state.step)
+        keys = [key] if len(groups) == 1 else jax.random.split(key, len(groups))
+        batches = tuple(g.sample(k, batch_size) for g, k in zip(groups, keys, strict=True))
+        if mesh is not None:
+            split = jax.NamedSharding(mesh, jax.P(*mesh.axis_names))
+            batches = jax.lax.with_sharding_constraint(batches, split)
+        value, grads, extra_args = gradients(state.params, batches)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra_args)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": value}
+        if (fraction := optax.tree.get(opt_state, "gate_fraction")) is not None:
+            metrics["gate_fraction"] = fraction
+        finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((value, grads))]
+        ok = jnp.all(jnp.stack(finite))
+        taken = jax.tree.map(
+            partial(jnp.where, ok), (params, opt_state), (state.params, state.opt_state)
+        )
+        state = TrainState(
+            state.step + 1,
+            *taken,
+            skipped=state.skipped + ~ok,
+            in_a_row=jnp.where(ok, 0, state.in_a_row + 1),
+        )
+        return state, jax.tree.map(lambda x: jnp.where(ok, x, jnp.nan), metrics)
+
+    @partial(jax.jit, static_argnames="length")
+    def stretch(state: TrainState, *, length: int) -> tuple[TrainState, dict[str, Array]]:
+        state, metrics = jax.lax.scan(step, state, length=length)
+        return state, jax.tree.map(jnp.nanmean, metrics)
+
+    return stretch

@@ -1,0 +1,143 @@
+"""Optimizers as settings: what a config names and the trainer builds."""
+
+import dataclasses
+import math
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import optax
+
+import snrgate
+from snrgate.lab.tasks.task import Task
+from snrgate.lab.training.loop import Gradients, exact_moments, mean_gradient
+
+__all__ = ["AdamW", "Algorithm1", "Built", "Gated", "Optimizer"]
+
+Gate = Literal["soft", "hard", "snr"]
+Block = Literal["unit", "parameter", "tensor"]
+Noise = Literal["exact", "streaming", "instantaneous"]
+
+
+class Built(NamedTuple):
+    """An optimizer, and the gradients that it wants."""
+
+    tx: optax.GradientTransformation
+    gradients: Gradients
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """What a run needs of an optimizer's settings, a frozen dataclass."""
+
+    def build(self, task: Task) -> Built:
+        """The optimizer for a task."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """optax's AdamW."""
+
+    learning_rate: float = 1e-3
+    """Of every step after the warm-up."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    b1: float = 0.9
+    """Decay of the momentum."""
+    b2: float = 0.999
+    """Decay of the second moment."""
+    learning_rate_warmup: int = 10
+    """First steps, in which the learning rate rises linearly."""
+
+    def rate(self) -> optax.Schedule:
+        """The learning rate by step."""
+        start = self.learning_rate / max(self.learning_rate_warmup, 1)
+        return optax.linear_schedule(start, self.learning_rate, self.learning_rate_warmup - 1)
+
+    def build(self, task: Task) -> Built:
+        """AdamW on the mean gradient."""
+        tx = optax.adamw(self.rate(), self.b1, self.b2, weight_decay=self.weight_decay)
+        return Built(tx, mean_gradient(task.groups))
+
+
+@dataclasses.dataclass(frozen=True)
+class Gated(AdamW):
+    """The gated AdamW. Its data set's size it is told by the task."""
+
+    gate: Gate = "soft"
+    """How the gate opens."""
+    block: Block = "unit"
+    """What shares one gate."""
+    noise: Noise = "exact"
+    """Where the gate has its noise from."""
+    noise_decay: float = 0.99
+    """Decay of the running noise."""
+    signal_decay: float | None = None
+    """Decay of the running squared signal; by default that of the gate."""
+    fitted: float = 0.2
+    """Share of the data set's own noise that may be fitted."""
+    z: float = 1.0
+    """Threshold, in standard deviations of what pure noise does."""
+    alpha: float | None = None
+    """Threshold on signal / noise itself, in place of ``z``."""
+    gate_weight_decay: bool = True
+    """Whether the gate multiplies the weight decay too."""
+
+    finite: bool = True
+    """Whether the gate is told how many examples there are, or nothing."""
+
+    def threshold(self, task: Task) -> float | None:
+        """The threshold on signal / noise for a task; ``None`` where it is ``z``."""
+        return self.alpha
+
+    def gate_settings(self, task: Task) -> dict[str, Any]:
+        """The keywords of :func:`snrgate.snr_gate` for a task."""
+        alpha = self.threshold(task)
+        return {
+            "gate": self.gate,
+            "block": self.block,
+            "noise": self.noise,
+            "noise_decay": self.noise_decay,
+            "signal_decay": self.signal_decay,
+            "fitted": self.fitted,
+            "z": self.z if alpha is None else None,
+            "alpha": alpha,
+            "dataset_size": self._told(task),
+        }
+
+    def moments(self, task: Task) -> Gradients:
+        """The mean gradient of a task with its noise."""
+        return exact_moments(task.groups, self.sizes(task), self.block, self.b1)
+
+    def build(self, task: Task) -> Built:
+        """The gated AdamW on exact moments."""
+        tx = snrgate.adamw(
+            self.rate(),
+            self.b1,
+            self.b2,
+            weight_decay=self.weight_decay,
+            gate_weight_decay=self.gate_weight_decay,
+            **self.gate_settings(task),
+        )
+        return Built(tx, self.moments(task))
+
+    def sizes(self, task: Task) -> list[int | None]:
+        """Of the data set of each group, as far as the gate knows; ``None`` where all is new."""
+        return [group.dataset_size if self.finite else None for group in task.groups]
+
+    def _told(self, task: Task) -> float | None:
+        """The size that the gate is told; with several groups the sizes are in the noise."""
+        if not self.finite:
+            return None
+        sizes = self.sizes(task)
+        return math.inf if len(sizes) > 1 or sizes[0] is None else sizes[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm1(Gated):
+    """The paper's Algorithm 1: a gate for every parameter, its noise from batch to batch."""
+
+    block: Block = "parameter"
+    noise: Noise = "streaming"
+    alpha: float | None = 1.0
+    """Threshold on signal / noise: 1 for fresh batches."""
+    gate_weight_decay: bool = False

@@ -1,0 +1,159 @@
+"""One optimizer on one task: the settings and the steps."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import jax
+
+from snrgate.lab.errors import InputError
+from snrgate.lab.tasks.task import Task, require
+from snrgate.lab.training.loop import TrainState, init, make_stretch
+from snrgate.lab.training.optimizers import Optimizer
+
+__all__ = [
+    "MOST_IN_A_ROW",
+    "Row",
+    "TaskSettings",
+    "Training",
+    "fit",
+    "reached",
+    "start",
+    "summary",
+]
+
+Row = dict[str, Any]
+"""One line of the metrics."""
+
+MOST_IN_A_ROW = 100
+"""Batches without a finite gradient after which a run is given up."""
+
+
+@runtime_checkable
+class TaskSettings(Protocol):
+    """What a run needs of a task's settings, a frozen dataclass."""
+
+    def make(self, seed: int) -> Task:
+        """The task, with the data, the noise and the initial weights of a seed."""
+        ...
+
+
+Learned = TypeVar("Learned", bound=TaskSettings)
+Learner = TypeVar("Learner", bound=Optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Generic[Learned, Learner]):
+    """One optimizer on one task."""
+
+    task: Learned
+    """What is learned."""
+    optimizer: Learner
+    """By what."""
+    steps: int
+    """Training steps."""
+    batch_size: int
+    """Examples a step, of each kind there is."""
+    eval_every: int = 100
+    """Steps between evaluations."""
+    seed: int = 0
+    """Of the data, the initial weights and the batches."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints, rounded up to an evaluation."""
+    until: float | None = None
+    """Stop once the task's metric is as good as this."""
+    devices: int = 1
+    """Devices to split every batch over, of all processes together."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be trained with."""
+        require(
+            self,
+            steps=(self.steps >= 1, "at least 1"),
+            batch_size=(self.batch_size >= 2, "at least 2"),
+            eval_every=(self.eval_every >= 1, "at least 1"),
+            checkpoint_every=(self.checkpoint_every >= 1, "at least 1"),
+            devices=(
+                self.devices >= 1 and self.batch_size % self.devices == 0,
+                f"a divisor of batch_size = {self.batch_size}",
+            ),
+            seed=(0 <= self.seed < 2**32, "in [0, 2**32)"),
+        )
+
+
+def fit(
+    settings: Training, task: Task, state: TrainState | None = None
+) -> Iterator[tuple[TrainState, Row]]:
+    """Train to the last step, pausing at every evaluation.
+
+    Args:
+        settings: of the run.
+        task: what ``settings.task`` makes of its seed.
+        state: where to go on from, default the start.
+
+    Yields:
+        The state and a row of metrics: ``step``, ``loss``, ``gate_fraction`` where there is a
+        gate, ``skipped`` where batches have been, and the task's own metrics. The run ends early
+        where :func:`reached` says so, and after :data:`MOST_IN_A_ROW` batches in a row without
+        a finite gradient, with a loss that is no number.
+    """
+    tx, gradients = settings.optimizer.build(task)
+    mesh = _mesh(settings.devices)
+    stretch = make_stretch(
+        gradients,
+        tx,
+        task.groups,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        mesh=mesh,
+    )
+    state = start(settings, task) if state is None else state
+    while (step := int(state.step)) < settings.steps:
+        length = min(settings.eval_every - step % settings.eval_every, settings.steps - step)
+        state, metrics = stretch(state, length=length)
+        row: Row = {"step": step + length}
+        row |= {k: float(v) for k, v in (metrics | task.evaluate(state.params)).items()}
+        if skipped := int(state.skipped):
+            row["skipped"] = skipped
+        stuck = int(state.in_a_row) >= MOST_IN_A_ROW
+        if stuck:
+            row["loss"] = math.nan
+        yield state, row
+        if stuck or reached(settings, task, row):
+            return
+
+
+def start(settings: Training, task: Task) -> TrainState:
+    """The state before the first step, on every device."""
+    state = init(task.params, settings.optimizer.build(task).tx)
+    mesh = _mesh(settings.devices)
+    return state if mesh is None else jax.device_put(state, jax.NamedSharding(mesh, jax.P()))
+
+
+def _mesh(devices: int) -> jax.sharding.Mesh | None:
+    """The devices, in a row; ``None`` for one device."""
+    there = jax.device_count()
+    if devices > there or (jax.process_count() > 1 and devices < there):
+        raise InputError(
+            f"devices = {devices}, but there are {there}; give --devices {there}, or set "
+            f"JAX_NUM_CPU_DEVICES={devices}, which makes as many of a CPU"
+        )
+    if devices == 1:
+        return None
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((devices,), ("data",), axis_types=auto, devices=jax.devices()[:devices])
+
+
+def reached(settings: Training, task: Task, row: Row) -> bool:
+    """Whether a run has got where it was to stop."""
+    if settings.until is None:
+        return False
+    sign = 1 if task.higher_is_better else -1
+    return sign * row[task.metric] >= sign * settings.until
+
+
+def summary(task: Task, rows: list[Row]) -> dict[str, Row]:
+    """The last row of a run, and the best one, which an oracle would have stopped at."""
+    sign = 1 if task.higher_is_better else -1
+    return {"last": rows[-1], "best": max(rows, key=lambda row: sign * row[task.metric])}
