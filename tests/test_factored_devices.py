@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from test_factored import assert_close, cast, draw, second_moment
 
 import snrgate
-from snrgate.moments.factored import plan
+from snrgate.moments.factored import table
 
 DEVICES, BATCH, TOKENS = 4, 8, 5
 
@@ -53,8 +53,8 @@ def block(request):
 @pytest.fixture(params=["pairwise", "centred", "running"])
 def rule(request, monkeypatch):
     """Each of the rules for several uses in turn, whatever it costs."""
-    free = {request.param: lambda uses, left, right: 0}
-    monkeypatch.setattr(plan, "COSTS", plan.COSTS | free)
+    free = table.RULES[request.param]._replace(cost=lambda uses, left, right: 0)
+    monkeypatch.setitem(table.RULES, request.param, free)
 
 
 @pytest.mark.filterwarnings("ignore:.*pmap.*:DeprecationWarning")

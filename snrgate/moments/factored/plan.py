@@ -1,11 +1,6 @@
 """Which rule computes the moments of which parameter.
 
-The choice is by a count of floating-point operations an example, in units of those of one large
-matrix product. Many small products cost :data:`BATCHED` times as much, elementwise ones
-:data:`ELEMENTWISE` times; ``running`` passes over the mean and the squares for every example, and
-pays :data:`PASS` operations for every number there. A turn of a loop costs :data:`STEP`. All were
-fitted to times on a CPU. For large matrices ``centred`` overtakes ``pairwise`` at 4 uses and
-``running`` overtakes it at 16.
+The cheapest by the counts of `table.py`, where it understands the gradient.
 """
 
 import math
@@ -14,19 +9,16 @@ from typing import Any, NamedTuple
 import jax
 
 from snrgate.moments.factored import cut, rules
-from snrgate.moments.factored.analysis import Analysis, Lookup, Product, Shared, Term, Whole
+from snrgate.moments.factored.analysis import Analysis
 from snrgate.moments.factored.coupling import refuse_coupled
 from snrgate.moments.factored.layout import LEFT, RIGHT
+from snrgate.moments.factored.table import RULES, forming
+from snrgate.moments.factored.terms import Lookup, Product, Shared, Term, Whole
 from snrgate.moments.factored.trace import Atom, Program, Variable, dependent, flatten
 
 __all__ = ["AT_ONCE", "ParameterPlan", "Plan", "make_plan"]
 
-BATCHED = 2
-ELEMENTWISE = 2
-PASS = 64
-STEP = 400_000
 AT_ONCE = 2**20  # numbers, a few megabytes
-MOST_PAIRED = 6  # every pair is its own code: compile time
 
 
 class ParameterPlan(NamedTuple):
@@ -36,8 +28,9 @@ class ParameterPlan(NamedTuple):
         shape: of the parameter.
         dtype: of the parameter.
         pool: the axes over which its squared differences are summed.
-        rule: a name of :data:`COSTS`, "one_pass" on request, "lookup" where there are no products,
-            or "none" where no example has a gradient of its own.
+        rule: a name of :data:`~snrgate.moments.factored.table.RULES`, "lookup" where there are no
+            products, "whole" where every example's gradient is formed, or "none" where no example
+            has a gradient of its own.
         products: the products in the gradient.
         lookups: the rows of a table in the gradient.
         tail: the end of the backward pass, for the rule "whole".
@@ -175,51 +168,7 @@ def _axes(
 
 def _cheapest(products: tuple[Product, ...], pool: tuple[int, ...], shape: tuple[int, ...]) -> str:
     uses = sum(p.uses for p in products)
-    left, right = (_axes(products[0], owner, pool, shape) for owner in (LEFT, RIGHT))
-    return min(COSTS, key=lambda rule: COSTS[rule](uses, left, right))
-
-
-def _single(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
-    if uses > 1:
-        return math.inf
-    return 2 * left.kept * right.kept + 2 * (left.size + right.size)
-
-
-def _gram(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
-    if min(left.kept, right.kept) > 1:
-        return math.inf
-    return BATCHED * 2 * uses**2 * (left.size + right.size)
-
-
-def _pairwise(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
-    if uses > MOST_PAIRED or min(left.kept, right.kept) == 1:
-        return math.inf  # a number an example and pair is no matrix product
-    pairs = uses * (uses + 1) // 2
-    return pairs * (2 * left.kept * right.kept + 4 * (left.size + right.size))
-
-
-def _centred(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
-    elementwise = ELEMENTWISE * 2 * uses * left.size * right.size
-    return elementwise + STEP * min(uses, rules.TERMS) / rules.TERMS
-
-
-def _running(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
-    return PASS * left.size * right.size + STEP / rules.UNROLLED
-
-
-def _whole(uses: int, left: rules.Axes, right: rules.Axes) -> int | float:
-    """A vector is smaller than its factors; a matrix an example is what must not be formed."""
-    if uses == 1 or min(left.size, right.size) > 1:
-        return math.inf
-    return 4 * left.size * right.size
-
-
-COSTS = {
-    "single": _single,
-    "gram": _gram,
-    "pairwise": _pairwise,
-    "centred": _centred,
-    "running": _running,
-    "whole": _whole,
-}
-"""Operations an example and group, beyond the product that the mean itself needs."""
+    axes = [_axes(products[0], owner, pool, shape) for owner in (LEFT, RIGHT)]
+    costs = {name: rule.cost(uses, *axes) for name, rule in RULES.items()}
+    costs["whole"] = forming(uses, *axes)
+    return min(costs, key=lambda name: costs[name])

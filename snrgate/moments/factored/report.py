@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from snrgate.annotations import PyTree
 from snrgate.block import Block, block_axes
 from snrgate.moments.factored.layout import GROUP
-from snrgate.moments.factored.plan import COSTS, ParameterPlan, make_plan
+from snrgate.moments.factored.plan import ParameterPlan, make_plan
+from snrgate.moments.factored.table import RULES
 from snrgate.moments.factored.trace import trace
 from snrgate.trees import flatten, is_masked
 
@@ -94,19 +95,13 @@ def _costs(plan: ParameterPlan) -> tuple[int, int, int, int]:
         groups = math.prod(plan.products[0].layout.owned(GROUP))
         uses = sum(p.uses for p in plan.products)
         flops = 2 * uses * numbers
-        # Elementwise rules cost memory traffic; in operations it is a few for every number.
-        extra, stored = {
-            "single": (COSTS["single"](1, left, right), left.kept + right.kept),
-            "gram": (2 * uses**2 * (left.size + right.size), uses**2),
-            "pairwise": (COSTS["pairwise"](uses, left, right), left.kept + right.kept),
-            "centred": ((2 * uses + 3) * left.size * right.size, 0),
-            "running": (6 * left.size * right.size, 0),
-        }[plan.rule]
-        extra, held = groups * extra, groups * stored * size
+        rule = RULES[plan.rule]
+        extra, stored = (count(uses, left, right) for count in (rule.flops, rule.held))
+        extra, held = int(groups * extra), int(groups * stored * size)
     for lookup in plan.lookups:
         updates = math.prod(lookup.right.inputs[0].aval.shape)
         flops, extra, held = flops + updates, extra + 4 * updates, held + updates * size
-    return plan.uses, flops, int(extra), held
+    return plan.uses, flops, extra, held
 
 
 def _number(x: int) -> str:

@@ -9,11 +9,12 @@ import numpy as np
 
 from snrgate.annotations import Array, Float, PyTree
 from snrgate.block import Block, block_axes, pooled_shape
-from snrgate.moments.factored import pallas, rules
-from snrgate.moments.factored.analysis import Factor
+from snrgate.moments.factored import rules
 from snrgate.moments.factored.layout import GROUP
 from snrgate.moments.factored.lookups import lookup
 from snrgate.moments.factored.plan import ParameterPlan, Plan, make_plan
+from snrgate.moments.factored.table import RULES
+from snrgate.moments.factored.terms import Factor
 from snrgate.moments.factored.trace import Atom, Constant, trace
 from snrgate.moments.per_example import array_moments, vmap_moments, weighted_mean
 from snrgate.moments.statistics import Moments, accumulator_dtype, merge
@@ -21,15 +22,6 @@ from snrgate.moments.varying import zeros_varying_like
 from snrgate.trees import flatten, is_masked
 
 __all__ = ["factored_moments"]
-
-RULES: dict[str, rules.Rule] = {
-    "single": rules.single,
-    "gram": rules.gram,
-    "pairwise": rules.pairwise,
-    "centred": rules.centred,
-    "running": rules.running,
-    "one_pass": pallas.one_pass,
-}
 
 GroupedFactors = tuple[Float[Array, "b g _ m"], Float[Array, "b g _ n"]]
 
@@ -215,7 +207,7 @@ def _of_products(
     layout = plan.products[0].layout
 
     def rule(products: list[rules.Factors]) -> tuple[Array, Array]:
-        return RULES[plan.rule](products, counts, *plan.axes)
+        return RULES[plan.rule].apply(products, counts, *plan.axes)
 
     if products[0][0].shape[1] == 1:
         mean, squares = (v[None] for v in rule([(x[:, 0], d[:, 0]) for x, d in products]))

@@ -6,18 +6,19 @@ of them is a product over one.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from snrgate.moments.factored.layout import runs
-from snrgate.moments.factored.trace import Atom, Constant, Equation, Program
+from snrgate.moments.factored.trace import Atom, Constant, Equation, Program, for_primitives
 
-__all__ = ["Span", "intersection", "nonzero_spans"]
+__all__ = ["Span", "Spans", "intersection", "nonzero_spans"]
 
 Span = tuple[int, int]
 """``(start, stop)`` on one axis; the value is zero outside of it."""
 Spans = tuple[Span, ...]
+
+_RULES: dict[str, Callable[..., Spans]] = {}
 
 
 def nonzero_spans(program: Program) -> Callable[[Atom], Spans]:
@@ -53,6 +54,7 @@ def _full(atom: Atom) -> Spans:
     return tuple((0, n) for n in atom.aval.shape)
 
 
+@for_primitives(_RULES, "pad")
 def _pad(eqn: Equation, operand: Spans, _: Spans) -> Spans:
     value, config = eqn.inputs[1], eqn.params["padding_config"]
     zero = isinstance(value, Constant) and not np.any(np.asarray(value.value))
@@ -66,6 +68,7 @@ def _pad(eqn: Equation, operand: Spans, _: Spans) -> Spans:
     )
 
 
+@for_primitives(_RULES, "neg", "copy", "convert_element_type")
 def _same(eqn: Equation, operand: Spans) -> Spans:
     return operand
 
@@ -90,26 +93,32 @@ def _each_axis(
     return result
 
 
+@for_primitives(_RULES, "mul")
 def _product(eqn: Equation, *operands: Spans) -> Spans:
     return _each_axis(eqn, operands, intersection)
 
 
+@for_primitives(_RULES, "add", "sub", "add_any")
 def _sum(eqn: Equation, *operands: Spans) -> Spans:
     return _each_axis(eqn, operands, lambda a, b: (min(a[0], b[0]), max(a[1], b[1])))
 
 
+@for_primitives(_RULES, "div")
 def _quotient(eqn: Equation, above: Spans, below: Spans) -> Spans:
     return above if above else _full(eqn.outputs[0])
 
 
+@for_primitives(_RULES, "reduce_sum")
 def _reduce(eqn: Equation, operand: Spans) -> Spans:
     return tuple(span for i, span in enumerate(operand) if i not in eqn.params["axes"])
 
 
+@for_primitives(_RULES, "transpose")
 def _transpose(eqn: Equation, operand: Spans) -> Spans:
     return tuple(operand[i] for i in eqn.params["permutation"])
 
 
+@for_primitives(_RULES, "broadcast_in_dim")
 def _broadcast(eqn: Equation, operand: Spans, *_: Spans) -> Spans:
     spans = list(_full(eqn.outputs[0]))
     for i, span, size in zip(
@@ -119,6 +128,7 @@ def _broadcast(eqn: Equation, operand: Spans, *_: Spans) -> Spans:
     return tuple(spans)
 
 
+@for_primitives(_RULES, "reshape", "squeeze", "expand_dims")
 def _reshape(eqn: Equation, operand: Spans, *_: Spans) -> Spans:
     old, new = eqn.inputs[0].aval.shape, eqn.outputs[0].aval.shape
     spans = list(_full(eqn.outputs[0]))
@@ -131,6 +141,7 @@ def _reshape(eqn: Equation, operand: Spans, *_: Spans) -> Spans:
     return tuple(spans)
 
 
+@for_primitives(_RULES, "dot_general")
 def _dot_general(eqn: Equation, left: Spans, right: Spans) -> Spans:
     contracted, grouped = eqn.params["dimension_numbers"]
     groups = (intersection(left[i], right[j]) for i, j in zip(*grouped, strict=True))
@@ -141,23 +152,3 @@ def _dot_general(eqn: Equation, left: Spans, right: Spans) -> Spans:
         if i not in (*over, *batch)
     )
     return (*groups, *free)
-
-
-_RULES: dict[str, Callable[..., Any]] = {
-    "pad": _pad,
-    "neg": _same,
-    "copy": _same,
-    "convert_element_type": _same,
-    "mul": _product,
-    "div": _quotient,
-    "add": _sum,
-    "sub": _sum,
-    "add_any": _sum,
-    "reduce_sum": _reduce,
-    "transpose": _transpose,
-    "broadcast_in_dim": _broadcast,
-    "reshape": _reshape,
-    "squeeze": _reshape,
-    "expand_dims": _reshape,
-    "dot_general": _dot_general,
-}

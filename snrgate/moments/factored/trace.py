@@ -20,6 +20,7 @@ __all__ = [
     "Variable",
     "callee",
     "dependent",
+    "for_primitives",
     "live",
     "trace",
 ]
@@ -83,6 +84,16 @@ class Program(NamedTuple):
             results = equation.apply(*map(read, equation.inputs))
             known.update(zip(equation.outputs, results, strict=True))
         return [read(atom) for atom in wanted]
+
+
+def for_primitives(table: dict[str, Any], *names: str) -> Callable[[Any], Any]:
+    """Register the decorated function in ``table`` under the names of some primitives."""
+
+    def register(function: Any) -> Any:
+        table.update(dict.fromkeys(names, function))
+        return function
+
+    return register
 
 
 def live(equations: Iterable[Equation], wanted: Iterable[Atom]) -> list[Equation]:
