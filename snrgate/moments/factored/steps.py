@@ -181,31 +181,46 @@ def _scale(walk: Walk, atom: Atom, by: Atom, operation: Callable[..., Array]) ->
 
 @for_primitives(STEPS, "scatter-add")
 def _scatter_add(walk: Walk, eqn: Equation) -> Terms:
+    """The gradient of a table whose whole rows are looked up, each by one number."""
     table, rows, updates = eqn.inputs
-    numbers, mode = eqn.params["dimension_numbers"], eqn.params["mode"]
+    numbers = eqn.params["dimension_numbers"]
+    window = tuple(numbers.update_window_dims)
     understood = (
         walk.is_zero(table)
         and table.aval.ndim == 2
+        and len(window) == 1
+        and updates.aval.shape[window[0]] == table.aval.shape[1]
         and tuple(numbers.inserted_window_dims) == (0,)
         and tuple(numbers.scatter_dims_to_operand_dims) == (0,)
         and not numbers.operand_batching_dims
+        and not numbers.scatter_indices_batching_dims
         and rows.aval.shape[-1] == 1
-        and updates.aval.shape == (*rows.aval.shape[:-1], table.aval.shape[1])
     )
     if not understood:
         return None
     size, width = table.aval.shape
-
-    def row_numbers(ids: Array) -> Array:
-        ids = ids.reshape(-1)
-        if mode == jax.lax.GatherScatterMode.CLIP:
-            return jnp.clip(ids, 0, size - 1)
-        return jnp.where((ids < 0) | (ids >= size), size, ids)
-
     return [
         Lookup(
-            Factor((rows,), row_numbers),
-            Factor((updates,), lambda x: x.reshape(1, -1, width)),
+            Factor((rows,), _row_numbers(size, eqn.params["mode"])),
+            Factor((updates,), lambda x: jnp.moveaxis(x, window[0], -1).reshape(1, -1, width)),
             size,
         )
     ]
+
+
+def _row_numbers(size: int, mode: jax.lax.GatherScatterMode) -> Callable[[Array], Array]:
+    """Which rows of a table of ``size`` rows ids of any integer type stand for, int32.
+
+    An id outside the table stands for the nearest row where ``mode`` says so, otherwise for none,
+    which is ``size``. The type of the ids may be too small to hold ``size``.
+    """
+
+    def numbers(ids: Array) -> Array:
+        ids = ids.reshape(-1)
+        last = min(size - 1, int(jnp.iinfo(ids.dtype).max))
+        inside = jnp.clip(ids, 0, last)
+        if mode == jax.lax.GatherScatterMode.CLIP:
+            return inside.astype(jnp.int32)
+        return jnp.where(ids == inside, inside.astype(jnp.int32), size)
+
+    return numbers
