@@ -119,10 +119,11 @@ class Analysis:
             for factor in (term.left, term.right)
         )
         if as_groups:
-            return Product(left, right, grouped_layout(term.layout, loop.length), term.uses)
-        return Product(left, right, term.layout, term.uses * loop.length)
+            layout = grouped_layout(term.layout, loop.length)
+            return term._replace(left=left, right=right, layout=layout)
+        return term._replace(left=left, right=right, uses=term.uses * loop.length)
 
 
 def _canonical(term: Product) -> Product:
     layout, flipped = term.layout.canonical()
-    return Product(term.right, term.left, layout, term.uses) if flipped else term
+    return term._replace(left=term.right, right=term.left, layout=layout) if flipped else term

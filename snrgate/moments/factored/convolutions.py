@@ -58,4 +58,11 @@ def kernel_gradient(eqn: Equation) -> Product | None:
         tuple(placed[i] for i in range(len(order))), shape
     )
     uses = batch * math.prod(spatial)
-    return Product(Factor((left,), patches), Factor((right,), deltas), layout, uses)
+    preferred = params["preferred_element_type"]
+    return Product(
+        Factor((left,), patches).accumulated_in(preferred),
+        Factor((right,), deltas).accumulated_in(preferred),
+        layout,
+        uses,
+        params["precision"],
+    )

@@ -36,6 +36,8 @@ class ParameterPlan(NamedTuple):
         tail: the end of the backward pass, for the rule "whole".
         shared: the parts that are the same for all examples; they move the mean alone.
         at_once: how many examples to take at a time; ``None`` for all.
+        precision: of the products, in the form of ``jax.default_matmul_precision``; ``None`` where
+            the program asks for none.
     """
 
     shape: tuple[int, ...]
@@ -47,6 +49,7 @@ class ParameterPlan(NamedTuple):
     tail: Program | None
     shared: tuple[Atom, ...]
     at_once: int | None
+    precision: str | None
 
     @property
     def axes(self) -> tuple[rules.Axes, rules.Axes]:
@@ -134,8 +137,32 @@ def _plan(
     elif lookups:
         rule, at_once = (rule if products else "lookup"), None
     return ParameterPlan(
-        shape, gradient.aval.dtype, pool, rule, products, lookups, tail, shared, at_once
+        shape=shape,
+        dtype=gradient.aval.dtype,
+        pool=pool,
+        rule=rule,
+        products=products,
+        lookups=lookups,
+        tail=tail,
+        shared=shared,
+        at_once=at_once,
+        precision=_precision(products),
     )
+
+
+def _precision(products: tuple[Product, ...]) -> str | None:
+    """The highest precision that the program asks of its products, or the algorithm that it names.
+
+    An algorithm that has no name is taken for the highest precision.
+    """
+    asked = [p.precision for p in products if p.precision is not None]
+    for precision in asked:
+        if isinstance(precision, jax.lax.DotAlgorithmPreset):
+            return precision.name
+        if isinstance(precision, jax.lax.DotAlgorithm):
+            return "highest"
+    order = list(jax.lax.Precision)  # from the lowest to the highest
+    return max((p for pair in asked for p in pair), key=order.index).name.lower() if asked else None
 
 
 def _numbers_at_once(numbers: int) -> int:

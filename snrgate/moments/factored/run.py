@@ -1,5 +1,6 @@
 """``method="factored"``: one ordinary backward pass, cut before the gradients, then the rules."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -132,10 +133,15 @@ def _backward(plan: Plan, shared: list[Any], examples: list[Any]) -> _Values:
 def _moments(plan: ParameterPlan, read: _Values, weights: Array, ones: bool) -> tuple[Array, Array]:
     """Mean and pooled sum of squared differences of one parameter."""
     size = weights.shape[0]
-    if plan.at_once is None or plan.at_once >= size:
-        mean, squares = _of_examples(plan, read, weights, ones)
-    else:
-        mean, squares = _in_turns(plan, read, weights, ones, plan.at_once)
+    asked = plan.precision
+    # What the products of the moments do not say, they take from here, as any product does.
+    with jax.default_matmul_precision(asked) if asked else contextlib.nullcontext():
+        if plan.at_once is None or plan.at_once >= size:
+            mean, squares = _of_examples(plan, read, weights, ones)
+        else:
+            mean, squares = _in_turns(plan, read, weights, ones, plan.at_once)
+    dtype = accumulator_dtype(plan.dtype)
+    mean, squares = mean.astype(dtype), squares.astype(dtype)
     for atom in plan.shared:
         counted = jnp.where(jnp.sum(weights) > 0, read.shared(atom), 0)
         mean = mean + counted.astype(mean.dtype)

@@ -80,7 +80,8 @@ def _dot_general(walk: Walk, eqn: Equation) -> Terms:
     (left, left_axes), (right, right_axes) = factors
     shape = eqn.inputs[0].aval.shape
     layout = Layout.of(tuple(shape[i] for i in grouped[0]), left_axes, right_axes)
-    return [Product(left, right, layout, uses)]
+    left, right = (f.accumulated_in(eqn.params["preferred_element_type"]) for f in (left, right))
+    return [Product(left, right, layout, uses, eqn.params["precision"])]
 
 
 def _operand(
@@ -217,7 +218,7 @@ def _row_numbers(size: int, mode: jax.lax.GatherScatterMode) -> Callable[[Array]
 
     def numbers(ids: Array) -> Array:
         ids = ids.reshape(-1)
-        last = min(size - 1, int(jnp.iinfo(ids.dtype).max))
+        last = min(size - 1, jnp.iinfo(ids.dtype).max)
         inside = jnp.clip(ids, 0, last)
         if mode == jax.lax.GatherScatterMode.CLIP:
             return inside.astype(jnp.int32)

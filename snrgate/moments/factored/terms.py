@@ -1,11 +1,14 @@
 """What the gradient of one parameter can be a sum of."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
 
 from snrgate.annotations import Array
 from snrgate.moments.factored.layout import Layout
 from snrgate.moments.factored.trace import Atom
+from snrgate.moments.statistics import accumulator_dtype
 
 __all__ = ["Factor", "Lookup", "Product", "Shared", "Term", "Whole"]
 
@@ -24,14 +27,28 @@ class Factor(NamedTuple):
             lambda *values: change(self.view(*values[:count]), *values[count:]),
         )
 
+    def accumulated_in(self, preferred: Any) -> "Factor":
+        """The factor of a product that the program accumulates in a type of its own choice.
+
+        Moments are accumulated in float32 or wider in any case, so only a wider type matters.
+        """
+        own = {accumulator_dtype(a.aval.dtype) for a in self.inputs}
+        if preferred is None or all(jnp.promote_types(d, preferred) == d for d in own):
+            return self
+        return self.changed(lambda x: x.astype(preferred))
+
 
 class Product(NamedTuple):
-    """``sum_r left[g, r, m] * right[g, r, n]``, its axes shown in the order of ``layout``."""
+    """``sum_r left[g, r, m] * right[g, r, n]``, its axes shown in the order of ``layout``.
+
+    ``precision`` is that of the product in the program, in JAX's own form.
+    """
 
     left: Factor
     right: Factor
     layout: Layout
     uses: int
+    precision: Any
 
 
 class Shared(NamedTuple):
