@@ -2,17 +2,15 @@
 
     python benchmarks/denoise.py
 
-Each run leaves one JSON file in ``results/denoise``; what is there is not run again, so an
+Each run leaves one line in ``results/denoise/runs.jsonl``; what is there is not run again, so an
 interrupted study goes on where it was. Last come the table (``README.md``) and the figure
 (``psnr.png``).
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import tyro
 from matplotlib.figure import Figure
@@ -22,7 +20,9 @@ from snrgate.lab.training.compare import fit, start
 from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.plots import to_png
 from snrgate.lab.training.report import summarise
-from snrgate.lab.training.sweep import spread
+from snrgate.lab.training.results import Key, Result, Results
+from snrgate.lab.training.settings import flat
+from snrgate.lab.training.sweep import recognised, spread
 
 RATES = (3e-4, 1e-3, 3e-3)
 GATED = "gated"
@@ -50,7 +50,7 @@ def variants() -> dict[str, Denoise]:
     return runs | {GATED: dataclasses.replace(default, optimizers=("gated",))}
 
 
-def measure(settings: Denoise) -> dict[str, Any]:
+def measure(settings: Denoise) -> Result:
     """Train once.
 
     Returns:
@@ -65,7 +65,7 @@ def measure(settings: Denoise) -> dict[str, Any]:
     ]
     summary = summarise(photo, rows)
     return {
-        "settings": dataclasses.asdict(settings),
+        "settings": flat(settings),
         **summary.pop("optimizers")[settings.optimizers[0]],
         **summary,
         "steps": [row["step"] for row in rows],
@@ -74,47 +74,46 @@ def measure(settings: Denoise) -> dict[str, Any]:
     }
 
 
-def collect(study: Study) -> dict[tuple[str, int, str], dict[str, Any]]:
-    """Run what has not been run, and return everything by photo, seed and variant."""
-    study.out.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder(study.out)
-    results = {}
-    for seed in study.seeds:
-        for photo in study.photos:
-            for name, base in variants().items():
-                settings = dataclasses.replace(base, image=photo, seed=seed)
-                path = study.out / f"{photo}-{seed}-{name}.json"
-                wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
-                result = json.loads(path.read_text()) if path.exists() else {"settings": None}
-                if result["settings"] != wanted:
-                    result = measure(settings)
-                    folder.write_json(path.name, result)
-                    last, best = result["last"], result["best"]
-                    print(
-                        f"{path.stem}: last {last['psnr']:.2f}, best {best['psnr']:.2f} at step "
-                        f"{best['step']}, {result['seconds']} s",
-                        flush=True,
-                    )
-                results[photo, seed, name] = result
-    return results
+def collect(study: Study) -> dict[Key, Result]:
+    """Run what has not been run, and return everything by photo, variant and seed."""
+    results = Results(study.out / "runs.jsonl")
+    there = results.read()
+    wanted = {
+        Key(photo, name, seed): dataclasses.replace(base, image=photo, seed=seed)
+        for seed in study.seeds
+        for photo in study.photos
+        for name, base in variants().items()
+    }
+    for key, settings in wanted.items():
+        if recognised(there.get(key), settings):
+            continue
+        there[key] = result = measure(settings)
+        results.update({key: result})
+        last, best = result["last"], result["best"]
+        print(
+            f"{key.part}-{key.seed}-{key.name}: last {last['psnr']:.2f}, best {best['psnr']:.2f} "
+            f"at step {best['step']}, {result['seconds']} s",
+            flush=True,
+        )
+    return {key: there[key] for key in wanted}
 
 
-def table(study: Study, results: dict[tuple[str, int, str], dict[str, Any]]) -> str:
+def table(study: Study, results: dict[Key, Result]) -> str:
     """Median and range over the seeds, a line for each photo."""
     names = [name for name in variants() if name != GATED]
 
     def best(photo: str, seed: int) -> float:
-        return max(results[photo, seed, name]["best"]["psnr"] for name in names)
+        return max(results[Key(photo, name, seed)]["best"]["psnr"] for name in names)
 
     def last(photo: str, seed: int) -> float:
-        return max(results[photo, seed, name]["last"]["psnr"] for name in names)
+        return max(results[Key(photo, name, seed)]["last"]["psnr"] for name in names)
 
     def gated(photo: str, seed: int) -> float:
-        return results[photo, seed, GATED]["last"]["psnr"]
+        return results[Key(photo, GATED, seed)]["last"]["psnr"]
 
     columns: dict[str, Callable[[str, int], float]] = {
-        "noisy": lambda p, s: results[p, s, GATED]["noisy_psnr"],
-        "mean colour": lambda p, s: results[p, s, GATED]["mean_psnr"],
+        "noisy": lambda p, s: results[Key(p, GATED, s)]["noisy_psnr"],
+        "mean colour": lambda p, s: results[Key(p, GATED, s)]["mean_psnr"],
         "AdamW, best": best,
         "AdamW, last": last,
         "gated, last": gated,
@@ -131,7 +130,7 @@ def table(study: Study, results: dict[tuple[str, int, str], dict[str, Any]]) -> 
     return "\n".join(lines) + "\n"
 
 
-def figure(study: Study, results: dict[tuple[str, int, str], dict[str, Any]]) -> Figure:
+def figure(study: Study, results: dict[Key, Result]) -> Figure:
     """PSNR over the steps, every seed a line, a panel for each photo."""
     colours = dict(zip(variants(), ("#e8b59b", "#d07f55", "#9c3d12", "#1f5f8b"), strict=True))
     across = 3
@@ -141,7 +140,7 @@ def figure(study: Study, results: dict[tuple[str, int, str], dict[str, Any]]) ->
     for axes, photo in zip(panels.flat, study.photos, strict=False):
         for name, colour in colours.items():
             for seed in study.seeds:
-                result = results[photo, seed, name]
+                result = results[Key(photo, name, seed)]
                 label = (
                     name.replace("adamw-", "AdamW, learning rate ")
                     if seed == study.seeds[0]

@@ -1,7 +1,6 @@
 """The study at a smoke size; what its pages say, against hand work."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -10,12 +9,13 @@ from small_task import LINE, Line
 
 from snrgate.lab.errors import InputError
 from snrgate.lab.study.references import references
-from snrgate.lab.study.results import score, steps_to, steps_words, stored
+from snrgate.lab.study.results import results_of, score, steps_to, steps_words, stored
 from snrgate.lab.study.rows import ROWS, Row
 from snrgate.lab.study.run import Study, _tune, run
 from snrgate.lab.study.summary import short_table, summary_page
 from snrgate.lab.study.tables import _sensitivity, row_page, verdict
 from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.results import Key
 from snrgate.lab.training.settings import flat
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
@@ -114,8 +114,9 @@ def test_a_smoke_sized_study(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "line" / "curves.png").stat().st_size > 10_000
     assert "| line | a line |" in (tmp_path / "README.md").read_text()
     assert "| closed form | 0.5 (0.5 to 0.5) |" in page
-    assert len(list(tmp_path.glob("line/tuning/*.json"))) == 6
-    runs = stored(tmp_path / "line" / "runs", row.contenders())
+    results = results_of(tmp_path, "line").read()
+    assert [key.part for key in results].count("tuning") == 6
+    runs = stored(results, "runs", row.contenders())
     assert set(row.contenders()) - {"adamw-oracle"} <= set(runs)
     assert all(list(seeds) == [0, 1] for seeds in runs.values())
     capsys.readouterr()
@@ -130,15 +131,14 @@ def test_the_results_page_takes_rows_as_far_as_they_are(tmp_path):
     whole = run_of(0.2, 0.3) | {"seconds": 60.0}
     whole["last"]["wrong_learned"] = 0.25
     failed = run_of(-math.inf) | {"seconds": 60.0, "diverged": True}
-    runs = tmp_path / "division-wrong" / "runs"
-    runs.mkdir(parents=True)
-    for name, result_of in {
-        "adamw-seed0": whole,
-        "gated-seed0": whole,
-        "gated-seed1": failed,
-        "left-over-seed0": whole,
-    }.items():
-        (runs / f"{name}.json").write_text(json.dumps(result_of))
+    results_of(tmp_path, "division-wrong").update(
+        {
+            Key("runs", "adamw", 0): whole,
+            Key("runs", "gated", 0): whole,
+            Key("runs", "gated", 1): failed,
+            Key("runs", "left-over", 0): whole,
+        }
+    )
     page = summary_page(tmp_path)
     (row,) = [line for line in page.splitlines() if line.startswith("| division-wrong |")]
     assert short_table(tmp_path).count("\n") == 2  # no row of it is in that table
@@ -149,11 +149,9 @@ def test_the_results_page_takes_rows_as_far_as_they_are(tmp_path):
 
 
 def test_the_results_page_shows_adamw_and_peers_where_the_gate_was_not_run(tmp_path):
-    runs = tmp_path / "division-slow" / "runs"
-    runs.mkdir(parents=True)
-    for name, values in {"adamw": (0.2, 0.96), "algorithm-1-finite": (0.2, 0.3, 0.97)}.items():
-        path = runs / f"{name}-seed0.json"
-        path.write_text(json.dumps(run_of(*values) | {"seconds": 60.0}))
+    values = {"adamw": (0.2, 0.96), "algorithm-1-finite": (0.2, 0.3, 0.97)}
+    runs = {Key("runs", n, 0): run_of(*v) | {"seconds": 60.0} for n, v in values.items()}
+    results_of(tmp_path, "division-slow").update(runs)
     page = summary_page(tmp_path)
     (row,) = [line for line in page.splitlines() if line.startswith("| division-slow |")]
     assert "| - | - | 20 (20 to 20) |" in row
@@ -163,16 +161,14 @@ def test_the_results_page_shows_adamw_and_peers_where_the_gate_was_not_run(tmp_p
 
 
 def test_the_short_table_has_the_median_setting_of_the_grid(tmp_path):
-    for folder, name, value in (
+    for part, name, value in (
         ("runs", "adamw", 0.5),
         ("runs", "gated", 0.4),
         ("tuning", "adamw-lr0.0001-wd0", 0.9),
         ("tuning", "adamw-lr0.001-wd0", 0.7),
         ("tuning", "adamw-lr0.003-wd0", 0.1),
     ):
-        path = tmp_path / "table" / folder / f"{name}-seed0.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(run_of(value)))
+        results_of(tmp_path, "table").update({Key(part, name, 0): run_of(value)})
     assert "| m | - | - | 0.700 | - | 0.500 | 0.400 | 0.500 |" in short_table(tmp_path)
 
 
@@ -183,12 +179,15 @@ def test_the_table_of_the_readme_is_that_of_the_results():
 def test_the_fastest_is_the_one_that_comes_nearest_where_none_gets_there(tmp_path):
     row = Row("a line", "noisy", LINE, rates=(1e-4, 1e-2), decays=(0.0,), reach=1e-9)
     study = Study(tuning_seeds=(100,), steps=40, out=tmp_path)
-    assert _tune(row, "adamw", study, tmp_path)["fastest"].optimizer.learning_rate == 1e-2
+    assert (
+        _tune(row, "adamw", study, results_of(tmp_path, "line"))["fastest"].optimizer.learning_rate
+        == 1e-2
+    )
 
 
 def test_where_there_is_one_setting_none_is_looked_for(tmp_path):
     row = Row("a line", "noisy", LINE, rates=(1e-2,), decays=(0.1,))
-    tuned = _tune(row, "adamw", Study(), tmp_path)
+    tuned = _tune(row, "adamw", Study(), results_of(tmp_path, "line"))
     assert {t.optimizer for t in tuned.values()} == {AdamW(1e-2, 0.1)}
     assert not list(tmp_path.iterdir())
     runs = {"adamw": {0: run_of(0.2) | {"seconds": 1.0}}}

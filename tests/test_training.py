@@ -15,16 +15,18 @@ from small_task import LINE, W
 from snrgate.lab import cli
 from snrgate.lab.errors import InputError
 from snrgate.lab.study.peers import Cautious, OrthoGrad
-from snrgate.lab.study.results import spread_of, stored
+from snrgate.lab.study.results import results_of, spread_of, stored
 from snrgate.lab.study.rows import ROWS
 from snrgate.lab.training.configs import config_names, load_config, task_names
 from snrgate.lab.training.folder import RunFolder, stored_settings
 from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.results import Key, Results
 from snrgate.lab.training.settings import flat
 from snrgate.lab.training.sweep import collect, measure
 from snrgate.lab.training.train import Training, fit
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
+A = Key("runs", "a", 0)
 
 
 def test_every_config_is_a_training_of_its_folder():
@@ -41,7 +43,7 @@ def test_configs_say_what_the_study_measured_with_their_settings():
     measured = [
         (results[0]["settings"], spread_of(results, "last"))
         for name, row in ROWS.items()
-        for results in stored(RESULTS / name / "runs", row.contenders()).values()
+        for results in stored(results_of(RESULTS, name).read(), "runs", row.contenders()).values()
     ]
     for task in task_names(Training):
         for name in config_names(task):
@@ -108,12 +110,12 @@ def test_a_run_that_diverges_is_counted():
 
 
 def test_what_is_there_is_not_run_again(tmp_path):
-    said = []
-    collect({"a": LINE}, tmp_path, said.append)
-    again = collect({"a": LINE}, tmp_path, said.append)
+    said, results = [], Results(tmp_path / "runs.jsonl")
+    collect({A: LINE}, results, said.append)
+    again = collect({A: LINE}, results, said.append)
     assert len(said) == 1
-    assert again["a"]["settings"]["optimizer.learning_rate"] == 0.05
-    collect({"a": dataclasses.replace(LINE, seed=1)}, tmp_path, said.append)
+    assert again[A]["settings"]["optimizer.learning_rate"] == 0.05
+    collect({A: dataclasses.replace(LINE, seed=1)}, results, said.append)
     assert len(said) == 2
 
 
@@ -121,8 +123,8 @@ def test_a_run_of_another_optimizer_with_the_same_settings_is_not_taken(tmp_path
     cautious, orthogonal = (
         dataclasses.replace(LINE, optimizer=kind(0.05)) for kind in (Cautious, OrthoGrad)
     )
-    first = collect({"a": cautious}, tmp_path)["a"]
-    second = collect({"a": orthogonal}, tmp_path)["a"]
+    first = collect({A: cautious}, Results(tmp_path / "runs.jsonl"))[A]
+    second = collect({A: orthogonal}, Results(tmp_path / "runs.jsonl"))[A]
     assert first["settings"]["optimizer"] == "Cautious"
     assert second["settings"]["optimizer"] == "OrthoGrad"
     assert second["last"] == measure(orthogonal)["last"] != first["last"]
@@ -171,6 +173,5 @@ def test_compare_on_the_command_line(tmp_path, capsys):
     assert {p.name for p in out.iterdir()} == {
         "README.md",
         "curves.png",
-        "adamw-0.json",
-        "gated-0.json",
+        "runs.jsonl",
     }

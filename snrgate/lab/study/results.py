@@ -1,18 +1,19 @@
 """The results of the study: contenders, their runs, and what is read off them."""
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from snrgate.lab.training.sweep import Result, spread
+from snrgate.lab.training.results import Key, Result, Results
+from snrgate.lab.training.sweep import spread
 
 __all__ = [
     "Contenders",
     "comparable",
     "median",
     "medians",
+    "results_of",
     "score",
     "spread_of",
     "steps_to",
@@ -24,19 +25,29 @@ Contenders = Mapping[str, Mapping[int, Result]]
 """Results by contender and seed."""
 
 
-def stored(folder: Path, names: Sequence[str]) -> Contenders:
-    """The results that there are of a row.
+def results_of(out: Path, row: str) -> Results:
+    """The file of a row's results.
 
     Args:
-        folder: of its runs, ``CONTENDER-seedN.json``.
+        out: the folder of the study.
+        row: the name of the row.
+    """
+    return Results(out / row / "runs.jsonl")
+
+
+def stored(results: Mapping[Key, Result], part: str, names: Sequence[str]) -> Contenders:
+    """The results that there are of some contenders.
+
+    Args:
+        results: those of a row.
+        part: "runs" or "tuning".
         names: of the contenders, in the order wanted.
     """
-    found = {name: sorted(folder.glob(f"{name}-seed*.json")) for name in names}
-    return {
-        name: {int(p.stem.rpartition("-seed")[2]): json.loads(p.read_text()) for p in paths}
-        for name, paths in found.items()
-        if paths
-    }
+    found: dict[str, dict[int, Result]] = {}
+    for key, result in results.items():
+        if key.part == part:
+            found.setdefault(key.name, {})[key.seed] = result
+    return {name: found[name] for name in names if name in found}
 
 
 def comparable(contenders: Contenders) -> bool:

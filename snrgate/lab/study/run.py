@@ -1,7 +1,6 @@
-"""Run the study: tune on tuning seeds, measure on fresh ones, keep every run as JSON."""
+"""Run the study: tune on tuning seeds, measure on fresh ones, keep every run as a line of JSON."""
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Callable
@@ -10,15 +9,16 @@ from pathlib import Path
 
 from snrgate.lab.errors import InputError
 from snrgate.lab.study.references import references
-from snrgate.lab.study.results import score, steps_to, stored
+from snrgate.lab.study.results import results_of, score, steps_to, stored
 from snrgate.lab.study.rows import ROWS, Row
 from snrgate.lab.study.summary import short_table, summary_page
 from snrgate.lab.study.tables import row_page
 from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.plots import to_png
+from snrgate.lab.training.results import Key, Result, Results
 from snrgate.lab.training.settings import flat
 from snrgate.lab.training.side_by_side import curves
-from snrgate.lab.training.sweep import Result, collect
+from snrgate.lab.training.sweep import collect, recognised
 from snrgate.lab.training.train import Training
 
 __all__ = ["Study", "run"]
@@ -73,7 +73,7 @@ def run(study: Study) -> None:
     if not study.list:
         for name in names:
             print(f"\n{name}: {ROWS[name].title}", flush=True)
-            _write_row(name, ROWS[name], study, study.out / name)
+            _write_row(name, ROWS[name], study)
     page = summary_page(study.out)
     if not study.list:
         folder = RunFolder(study.out)
@@ -82,19 +82,21 @@ def run(study: Study) -> None:
     print(page)
 
 
-def _write_row(name: str, row: Row, study: Study, out: Path) -> None:
+def _write_row(name: str, row: Row, study: Study) -> None:
     """Run what is missing of a row, then write its page from all there is of it."""
-    _run_row(row, study, out)
-    others = _references(row, study, out)
-    contenders = stored(out / "runs", row.contenders())
-    tried = {n: stored(out / "tuning", tuple(row.grid(n))) for n in row.tuned()}
-    folder = RunFolder(out)
+    results = results_of(study.out, name)
+    _run_row(row, study, results)
+    others = _references(row, study, results)
+    there = results.read()
+    contenders = stored(there, "runs", row.contenders())
+    tried = {n: stored(there, "tuning", tuple(row.grid(n))) for n in row.tuned()}
+    folder = RunFolder(study.out / name)
     folder.write("README.md", row_page(name, row, contenders, tried, others).encode())
     shown = {n: list(runs.values()) for n, runs in contenders.items() if n in _IN_FIGURE}
     folder.write("curves.png", to_png(curves(shown)))
 
 
-def _run_row(row: Row, study: Study, out: Path) -> None:
+def _run_row(row: Row, study: Study, results: Results) -> None:
     """Tune every contender of a row, then measure it on the fresh seeds.
 
     AdamW is there three times: as one takes it without tuning, tuned for its last step, and,
@@ -102,8 +104,8 @@ def _run_row(row: Row, study: Study, out: Path) -> None:
     """
 
     def measure(name: str, training: Training) -> None:
-        runs = {f"{name}-seed{s}": _seeded(training, s, study) for s in study.seeds}
-        collect(runs, out / "runs")
+        runs = {Key("runs", name, s): _seeded(training, s, study) for s in study.seeds}
+        collect(runs, results)
 
     def wanted(name: str) -> bool:
         return not study.only or name in study.only
@@ -112,34 +114,35 @@ def _run_row(row: Row, study: Study, out: Path) -> None:
         if wanted(name.removesuffix("-untuned")):
             measure(name, training)
     for name in filter(wanted, row.tuned()):
-        tuned = _tune(row, name, study, out / "tuning")
+        tuned = _tune(row, name, study, results)
         measure(name, tuned["last"])
         if name == "adamw" and tuned["best"] != tuned["last"]:
             measure("adamw-oracle", tuned["best"])
         elif name == "adamw":
-            for path in (out / "runs").glob("adamw-oracle-*.json"):
-                path.unlink()  # of an earlier tuning
+            # Those of an earlier tuning, where the two were other settings.
+            stale = [key for key in results.read() if key[:2] == ("runs", "adamw-oracle")]
+            if stale:
+                results.update(dict.fromkeys(stale))
         if row.kind == "noisy" and row.reach is not None:
             measure(f"{name}-fastest", tuned["fastest"])
     if ablations := list(filter(wanted, row.ablations)):
-        gated = _tune(row, "gated", study, out / "tuning")["last"].optimizer
+        gated = _tune(row, "gated", study, results)["last"].optimizer
         for name in ablations:
             measure(name, row.ablation(name, gated.learning_rate, gated.weight_decay))
 
 
-def _tune(row: Row, name: str, study: Study, out: Path) -> dict[str, Training]:
+def _tune(row: Row, name: str, study: Study, results: Results) -> dict[str, Training]:
     """The settings with the best last step, those with the best step ever, and the fastest."""
     grid = row.grid(name)
     if len(grid) == 1:  # nothing to choose
         return dict.fromkeys(("last", "best", "fastest"), *grid.values())
+    seeds = study.tuning_seeds[: row.tuned_on]
     runs = {
-        label: {seed: _seeded(training, seed, study) for seed in study.tuning_seeds[: row.tuned_on]}
+        Key("tuning", label, seed): _seeded(training, seed, study)
         for label, training in grid.items()
+        for seed in seeds
     }
-    results = {
-        label: collect({f"{label}-seed{s}": t for s, t in seeds.items()}, out).values()
-        for label, seeds in runs.items()
-    }
+    tried = stored(collect(runs, results), "tuning", tuple(grid))
     judged: dict[str, Callable[[Result], float]] = {
         "last": score,
         "best": partial(score, which="best"),
@@ -148,7 +151,9 @@ def _tune(row: Row, name: str, study: Study, out: Path) -> dict[str, Training]:
         judged["fastest"] = partial(_speed, reach=row.reach)
 
     def chosen(judge: Callable[[Result], float]) -> Training:
-        return grid[max(grid, key=lambda label: statistics.median(map(judge, results[label])))]
+        return grid[
+            max(grid, key=lambda label: statistics.median(map(judge, tried[label].values())))
+        ]
 
     return {which: chosen(judge) for which, judge in judged.items()}
 
@@ -159,18 +164,15 @@ def _speed(result: Result, reach: float) -> float:
     return -steps if math.isfinite(steps) else score(result) - 1e9
 
 
-def _references(row: Row, study: Study, out: Path) -> dict[int, dict[str, float]]:
+def _references(row: Row, study: Study, results: Results) -> dict[int, dict[str, float]]:
     """What other means come to on the same data, measured once and kept."""
-    path = out / "references.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    if kept.get("task") != json.loads(json.dumps(flat(row.base.task))):
-        kept = {"task": flat(row.base.task), "values": {}}
-    values = kept["values"]
-    for seed in map(str, study.seeds):
-        if seed not in values:
-            values[seed] = references(row.base.task, int(seed))
-            RunFolder(out).write_json("references.json", kept)
-    return {seed: values[str(seed)] for seed in study.seeds}
+    task, there = row.base.task, results.read()
+    keys = {seed: Key("references", "references", seed) for seed in study.seeds}
+    for seed, key in keys.items():
+        if not recognised(there.get(key), task):
+            there[key] = {"settings": flat(task), "values": references(task, seed)}
+            results.update({key: there[key]})
+    return {seed: there[key]["values"] for seed, key in keys.items()}
 
 
 def _seeded(training: Training, seed: int, study: Study) -> Training:

@@ -1,7 +1,7 @@
 """What the study came to: the results page, from the runs as they are on disk."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from snrgate.lab.study.results import (
@@ -9,12 +9,14 @@ from snrgate.lab.study.results import (
     comparable,
     median,
     medians,
+    results_of,
     spread_of,
     steps_words,
     stored,
 )
 from snrgate.lab.study.rows import PEERS, ROWS, Row
 from snrgate.lab.study.tables import head, line, oracle, verdict
+from snrgate.lab.training.results import Key, Result
 
 __all__ = ["short_table", "summary_page"]
 
@@ -87,7 +89,8 @@ def summary_page(out: Path) -> str:
     Args:
         out: folder of the study.
     """
-    rows = {name: stored(out / name / "runs", row.contenders()) for name, row in ROWS.items()}
+    results = {name: results_of(out, name).read() for name in ROWS}
+    rows = {n: stored(results[n], "runs", row.contenders()) for n, row in ROWS.items()}
     lines = [
         "# The study",
         "",
@@ -116,7 +119,7 @@ def summary_page(out: Path) -> str:
             left=4,
         ),
     ]
-    lines += [_row(name, row, rows[name], out / name) for name, row in ROWS.items()]
+    lines += [_row(name, row, rows[name], results[name]) for name, row in ROWS.items()]
     lines += ["", "The other claims:", "", *head(["claim", "the paper", "here", "row"], left=4)]
     for name, claim, paper, measure in _CLAIMS:
         here = measure(rows[name]) or "not run"
@@ -148,7 +151,8 @@ def short_table(out: Path) -> str:
         left=3,
     )
     for name, row in ROWS.items():
-        runs = stored(out / name / "runs", row.contenders())
+        results = results_of(out, name).read()
+        runs = stored(results, "runs", row.contenders())
         if row.kind not in ("noisy", "clean") or not comparable(runs):
             continue
         measure = next(iter(runs["gated"].values()))["metric"].replace("_", " ")
@@ -156,13 +160,13 @@ def short_table(out: Path) -> str:
         adamw = [_median(runs, n, "last") for n in ("adamw-untuned", "adamw")]
         best = _median(runs, oracle(runs), "best")
         gated = [_median(runs, n, "last") for n in ("gated-untuned", "gated")]
-        settings = [_median_setting(row, n, out / name / "tuning") for n in ("adamw", "gated")]
+        settings = [_median_setting(row, n, results) for n in ("adamw", "gated")]
         lines.append(line([*known, adamw[0], gated[0], *settings, adamw[1], gated[1], best]))
         for other, told in (("gated-unsized", "no size told"), ("gated-fresh", "told: all fresh")):
             if other in runs:
                 labels = [known[0], f"{row.title}; {told}", measure]
                 last = _median(runs, other, "last")
-                setting = _median_setting(row, other, out / name / "tuning")
+                setting = _median_setting(row, other, results)
                 cells = [adamw[0], "-", settings[0], setting, adamw[1], last, best]
                 lines.append(line([*labels, *cells]))
     return "\n".join(lines) + "\n"
@@ -172,13 +176,13 @@ def _median(runs: Contenders, name: str, which: str) -> str:
     return f"{median(runs[name], which):#.3g}" if name in runs else "-"
 
 
-def _median_setting(row: Row, contender: str, folder: Path) -> str:
+def _median_setting(row: Row, contender: str, results: Mapping[Key, Result]) -> str:
     """Half of the settings of the grid come to this or better: the luck of who cannot tune."""
-    tried = stored(folder, tuple(row.grid(contender)))
+    tried = stored(results, "tuning", tuple(row.grid(contender)))
     return f"{statistics.median(medians(tried)):#.3g}" if tried else "-"
 
 
-def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
+def _row(name: str, row: Row, runs: Contenders, results: Mapping[Key, Result]) -> str:
     known = [name, row.title, row.paper, _ASKED[row.kind]]
     if "adamw" not in runs:
         return line([*known, *["-"] * 7, "not run", ""])
@@ -190,12 +194,12 @@ def _row(name: str, row: Row, runs: Contenders, folder: Path) -> str:
             return steps_words(runs[contender].values(), row.reach)
         return spread_of(runs[contender], which)
 
-    tuning = [stored(folder / "tuning", tuple(row.grid(name))) for name in row.tuned()]
+    tuning = [stored(results, "tuning", tuple(row.grid(name))) for name in row.tuned()]
     seconds = [
         result["seconds"]
         for contenders in (runs, *tuning)
-        for results in contenders.values()
-        for result in results.values()
+        for by_seed in contenders.values()
+        for result in by_seed.values()
     ]
     return line(
         [

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from snrgate.lab.training.configs import config_names, load_config
 from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.plots import to_png
-from snrgate.lab.training.sweep import Result, collect, spread
+from snrgate.lab.training.results import Key, Result, Results
+from snrgate.lab.training.sweep import collect, spread
 from snrgate.lab.training.train import Training
 
 __all__ = ["Comparison", "run"]
@@ -46,12 +47,11 @@ def run(task: str, comparison: Comparison) -> None:
         settings = load_config(task, name, Training)
         steps = comparison.steps or settings.steps
         for seed in comparison.seeds:
-            runs[f"{Path(name).stem}-{seed}"] = dataclasses.replace(
-                settings, seed=seed, steps=steps
-            )
-    results = collect(runs, out)
+            key = Key("runs", Path(name).stem, seed)
+            runs[key] = dataclasses.replace(settings, seed=seed, steps=steps)
+    results = collect(runs, Results(out / "runs.jsonl"))
     names = [Path(name).stem for name in comparison.configs]
-    groups = {n: [results[f"{n}-{seed}"] for seed in comparison.seeds] for n in names}
+    groups = {n: [results[Key("runs", n, seed)] for seed in comparison.seeds] for n in names}
     table = as_markdown(groups)
     folder = RunFolder(out)
     others = ", ".join(config_names(task))

@@ -1,21 +1,17 @@
-"""Many runs, each measured once and kept as one JSON file."""
+"""Many runs, each measured once and kept as one line of a file."""
 
 import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from snrgate.lab.training.folder import RunFolder
+from snrgate.lab.training.results import Key, Result, Results
 from snrgate.lab.training.settings import flat
 from snrgate.lab.training.train import Training, fit, summary
 
-__all__ = ["Result", "collect", "measure", "spread"]
-
-Result = dict[str, Any]
-"""``settings``, ``metric``, ``last`` and ``best`` rows, ``curve``, ``diverged`` and ``seconds``."""
+__all__ = ["collect", "measure", "recognised", "spread"]
 
 
 def measure(settings: Training) -> Result:
@@ -51,42 +47,42 @@ def measure(settings: Training) -> Result:
 
 
 def collect(
-    runs: Mapping[str, Training], out: Path, say: Callable[[str], None] = print
-) -> dict[str, Result]:
-    """Do what has not been done yet.
+    runs: Mapping[Key, Training], results: Results, say: Callable[[str], None] = print
+) -> dict[Key, Result]:
+    """Measure the runs that have not been measured yet.
 
     Args:
-        runs: settings by the name of the file, without ``.json``. A file that is there with
-            other settings is measured again.
-        out: folder of the files.
+        runs: the settings of each run. A result that is there with other settings is measured
+            again.
+        results: the file of the results.
         say: is told a line for each new run.
 
     Returns:
         The results, in the order of the runs.
     """
-    folder = RunFolder(out)
-    out.mkdir(parents=True, exist_ok=True)
-    results = {}
-    for name, settings in runs.items():
-        result = _kept(out / f"{name}.json", settings)
-        if result is None:
-            result = measure(settings)
-            folder.write_json(f"{name}.json", result)
-            metric, last, best = result["metric"], result["last"], result["best"]
-            say(
-                f"{name}: {metric} {last[metric]:.4f}, best {best[metric]:.4f} at step "
-                f"{best['step']}, {result['seconds']} s"
-            )
-        results[name] = result
-    return results
+    there = results.read()
+    for key, settings in runs.items():
+        if recognised(there.get(key), settings):
+            continue
+        there[key] = result = measure(settings)
+        results.update({key: result})
+        metric, last, best = result["metric"], result["last"], result["best"]
+        say(
+            f"{key.name}-seed{key.seed}: {metric} {last[metric]:.4f}, best {best[metric]:.4f} "
+            f"at step {best['step']}, {result['seconds']} s"
+        )
+    return {key: there[key] for key in runs}
 
 
-def _kept(path: Path, settings: Training) -> Result | None:
-    if not path.exists():
-        return None
-    result = json.loads(path.read_text())
-    # As JSON has them: a tuple is a list there.
-    return result if result["settings"] == json.loads(json.dumps(flat(settings))) else None
+def recognised(result: Result | None, settings: Any) -> bool:
+    """Whether a result is that of a run with these settings.
+
+    Args:
+        result: of a run, or ``None`` where there is none.
+        settings: of the run, a frozen dataclass.
+    """
+    # The file holds the settings as JSON has them: a tuple is a list there.
+    return result is not None and result["settings"] == json.loads(json.dumps(flat(settings)))
 
 
 def spread(values: Sequence[float], digits: int = 4) -> str:
