@@ -37,13 +37,13 @@ class Analysis:
         terms = self.terms(gradient)
         if terms is None:
             return [Whole(gradient)]
-        products = [_canonical(t) for t in terms if isinstance(t, Product)]
         lookups = [t for t in terms if isinstance(t, Lookup)]
-        layouts = {p.layout for p in products}
+        products = [t for t in terms if isinstance(t, Product)]
         if lookups:
-            table = tuple(n for n in gradient.aval.shape)
-            layouts.add(Layout.of((), table[:1], table[1:]))
-        if len(layouts) > 1:
+            products = [_like(lookups[0].layout, p) for p in products]
+        else:
+            products = [_canonical(p) for p in products]
+        if len({t.layout for t in (*products, *lookups)}) > 1:
             return [Whole(gradient)]
         return [*products, *lookups, *(t for t in terms if isinstance(t, Shared))]
 
@@ -105,25 +105,30 @@ class Analysis:
             if terms is None:
                 return None
             for term in terms:
-                if not isinstance(term, Product):
+                whole = isinstance(term, Lookup) and start is None  # one table a step
+                if whole or not isinstance(term, Product | Lookup):
                     return None
                 unrolled.append(self._unrolled(term, loop, as_groups=start is None))
         return before + unrolled
 
-    def _unrolled(self, term: Product, loop: Loop, as_groups: bool) -> Product:
-        left, right = (
-            Factor(
+    def _unrolled(self, term: Product | Lookup, loop: Loop, as_groups: bool) -> Product | Lookup:
+        def over(factor: Factor) -> Factor:
+            return Factor(
                 tuple(loop.outside(a, self.varying) for a in factor.inputs),
                 over_steps(factor.view, factor.inputs, as_groups),
             )
-            for factor in (term.left, term.right)
-        )
-        if as_groups:
-            layout = grouped_layout(term.layout, loop.length)
-            return term._replace(left=left, right=right, layout=layout)
-        return term._replace(left=left, right=right, uses=term.uses * loop.length)
+
+        uses = term.uses if as_groups else term.uses * loop.length
+        layout = grouped_layout(term.layout, loop.length) if as_groups else term.layout
+        if isinstance(term, Lookup):
+            return Lookup(over(term.rows), over(term.right), layout, uses)
+        return term._replace(left=over(term.left), right=over(term.right), layout=layout, uses=uses)
 
 
 def _canonical(term: Product) -> Product:
-    layout, flipped = term.layout.canonical()
-    return term._replace(left=term.right, right=term.left, layout=layout) if flipped else term
+    return term.flipped() if term.layout != term.layout.canonical() else term
+
+
+def _like(layout: Layout, term: Product) -> Product:
+    """The product, its factors exchanged if that gives it the layout."""
+    return term.flipped() if term.layout.flipped() == layout else term

@@ -45,13 +45,15 @@ class Layout(NamedTuple):
         order = [place[i] for i in permutation if i in place]
         return Layout(tuple(self.axes[i] for i in order), tuple(self.sizes[i] for i in order))
 
-    def canonical(self) -> tuple["Layout", bool]:
-        """The layout in which the left factor owns the first ungrouped axis; whether it changed."""
-        owners = [owner for owner, _ in self.axes if owner != GROUP]
-        if not owners or owners[0] == LEFT:
-            return self, False
+    def flipped(self) -> "Layout":
+        """The layout after the left and the right factor have changed places."""
         other = {GROUP: GROUP, LEFT: RIGHT, RIGHT: LEFT}
-        return Layout(tuple((other[owner], i) for owner, i in self.axes), self.sizes), True
+        return Layout(tuple((other[owner], i) for owner, i in self.axes), self.sizes)
+
+    def canonical(self) -> "Layout":
+        """The one of this layout and its flipped one whose first ungrouped axis is left."""
+        owners = [owner for owner, _ in self.axes if owner != GROUP]
+        return self if not owners or owners[0] == LEFT else self.flipped()
 
     def reshaped(self, shape: tuple[int, ...]) -> "Layout | None":
         """The layout after ``jnp.reshape``; ``None`` if it merges axes that are not neighbours."""

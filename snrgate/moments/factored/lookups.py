@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 
 from snrgate.annotations import Array, Float, Int
-from snrgate.gate import pool as pool_array
-from snrgate.moments.factored.rules import Counts
+from snrgate.moments.factored.rules import Axes, Counts, pool_both
 from snrgate.moments.statistics import accumulator_dtype
 
 __all__ = ["lookup"]
@@ -18,46 +17,51 @@ def lookup(
     rows: Int[Array, "b t"],
     updates: Float[Array, "b t n"],
     counts: Counts,
-    size: int,
-    pool: tuple[int, ...],
+    left: Axes,
+    right: Axes,
     product: tuple[Float[Array, "b r v"], Float[Array, "b r n"], Float[Array, "v n"]] | None,
-) -> tuple[Float[Array, "v n"], Float[Array, "..."]]:
+) -> tuple[Float[Array, "v n"], Float[Array, "k l"]]:
     """Rows of a table, looked up: tokens that share a row are added before they are squared.
 
     Args:
-        rows: numbers of the rows; ``size`` stands for none.
+        rows: numbers of the rows; the number of all rows stands for none.
         updates: what each token adds to its row.
         counts: how often each example counts.
-        size: number of rows of the table.
-        pool: axes of the table to sum squared differences over.
+        left: the axes that number the rows.
+        right: the axes of the columns.
         product: the factors and the mean of a product in the same gradient, as of an output
             layer tied to the embedding.
 
     Returns:
-        The mean of the looked-up part, and what it adds to the sum of squared differences,
+        The mean of the looked-up part, and what it adds to the pooled sum of squared
+        differences,
         its covariance with the product included.
     """
     examples, tokens = rows.shape
-    updates = jnp.where(rows[:, :, None] < size, _wide(updates), 0)
-    first = jnp.argmax(rows[:, :, None] == rows[:, None, :], axis=2)
-    place = first + tokens * jnp.arange(examples)[:, None]
-    # At a row's first token the sum of all its tokens, at the others zero.
-    flat = updates.reshape(-1, updates.shape[-1])
-    sums = jnp.zeros_like(flat).at[place.reshape(-1)].add(flat).reshape(updates.shape)
+    updates = jnp.where(rows[:, :, None] < left.size, _wide(updates), 0)
+    sums = updates
+    if tokens > 1:
+        first = jnp.argmax(rows[:, :, None] == rows[:, None, :], axis=2)
+        place = first + tokens * jnp.arange(examples)[:, None]
+        # At a row's first token the sum of all its tokens, at the others zero.
+        flat = updates.reshape(-1, updates.shape[-1])
+        sums = jnp.zeros_like(flat).at[place.reshape(-1)].add(flat).reshape(updates.shape)
 
-    def to_rows(x: Float[Array, "b t n"], pool: tuple[int, ...]) -> Float[Array, "k l"]:
+    def to_rows(x: Float[Array, "b t l"]) -> Float[Array, "v l"]:
+        zeros = jnp.zeros((left.size, x.shape[-1]), x.dtype)
         x = counts.weighted(x).reshape(-1, x.shape[-1])
-        x = pool_array(x, tuple(i for i in pool if i == 1))
-        if 0 in pool:
-            return jnp.sum(x, axis=0, keepdims=True)
-        return jnp.zeros((size, x.shape[-1]), x.dtype).at[rows.reshape(-1)].add(x, mode="drop")
+        return zeros.at[rows.reshape(-1)].add(x, mode="drop")
 
-    mean = counts.mean(to_rows(sums, ()))
+    mean = counts.mean(to_rows(sums))
     squares, of_means = jnp.square(sums), jnp.square(mean)
     if product is not None:
         x, d, mean_of_product = product
         used = jnp.take_along_axis(x, rows[:, None, :], axis=2, mode="clip")
         squares = squares + 2 * sums * jnp.einsum("brt,brn->btn", _wide(used), _wide(d))
         of_means = of_means + 2 * mean * mean_of_product
-    spread = pool_array(of_means, pool) * counts.total.astype(mean.dtype)
-    return mean, to_rows(squares, pool) - spread
+    squares = right.reduce(squares)
+    if left.kept == 1:  # which row it was does not matter
+        pooled = jnp.sum(counts.weighted(squares), axis=(0, 1))[None]
+    else:
+        pooled = left.reduce(to_rows(squares).T).T
+    return mean, pooled - pool_both(of_means, left, right) * counts.total.astype(mean.dtype)

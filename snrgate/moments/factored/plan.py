@@ -11,7 +11,7 @@ import jax
 from snrgate.moments.factored import cut, rules
 from snrgate.moments.factored.analysis import Analysis
 from snrgate.moments.factored.coupling import refuse_coupled
-from snrgate.moments.factored.layout import LEFT, RIGHT
+from snrgate.moments.factored.layout import LEFT, RIGHT, Layout
 from snrgate.moments.factored.table import RULES, forming
 from snrgate.moments.factored.terms import Lookup, Product, Shared, Term, Whole
 from snrgate.moments.factored.trace import Atom, Program, Variable, dependent, flatten
@@ -54,15 +54,14 @@ class ParameterPlan(NamedTuple):
     @property
     def axes(self) -> tuple[rules.Axes, rules.Axes]:
         """The axes of the left and of the right factors."""
-        left, right = (_axes(self.products[0], o, self.pool, self.shape) for o in (LEFT, RIGHT))
+        layout = (*self.products, *self.lookups)[0].layout
+        left, right = (_axes(layout, owner, self.pool, self.shape) for owner in (LEFT, RIGHT))
         return left, right
 
     @property
     def uses(self) -> int:
         """Products or looked-up rows an example."""
-        return sum(p.uses for p in self.products) + sum(
-            math.prod(x.right.inputs[0].aval.shape[:-1]) for x in self.lookups
-        )
+        return sum(t.uses for t in (*self.products, *self.lookups))
 
     @property
     def needs(self) -> list[Atom]:
@@ -127,7 +126,7 @@ def _plan(
     if products:
         rule = _cheapest(products, pool, shape)
         at_once = _products_at_once(products)
-        left, right = (_axes(products[0], owner, pool, shape) for owner in (LEFT, RIGHT))
+        left, right = (_axes(products[0].layout, owner, pool, shape) for owner in (LEFT, RIGHT))
         if one_pass and min(left.kept, right.kept) > 1:
             rule = "one_pass"
     if rule == "whole" or any(isinstance(t, Whole) for t in terms):
@@ -186,16 +185,13 @@ def _struct(atom: Atom) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
 
 
-def _axes(
-    product: Product, owner: int, pool: tuple[int, ...], shape: tuple[int, ...]
-) -> rules.Axes:
-    layout = product.layout
+def _axes(layout: Layout, owner: int, pool: tuple[int, ...], shape: tuple[int, ...]) -> rules.Axes:
     return rules.Axes(layout.owned(owner), layout.pooled(owner, pool, shape))
 
 
 def _cheapest(products: tuple[Product, ...], pool: tuple[int, ...], shape: tuple[int, ...]) -> str:
     uses = sum(p.uses for p in products)
-    axes = [_axes(products[0], owner, pool, shape) for owner in (LEFT, RIGHT)]
+    axes = [_axes(products[0].layout, owner, pool, shape) for owner in (LEFT, RIGHT)]
     costs = {name: rule.cost(uses, *axes) for name, rule in RULES.items()}
     costs["whole"] = forming(uses, *axes)
     return min(costs, key=lambda name: costs[name])

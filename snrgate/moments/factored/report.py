@@ -99,7 +99,7 @@ def _costs(plan: ParameterPlan) -> tuple[int, int, int, int]:
         extra, stored = (count(uses, left, right) for count in (rule.flops, rule.held))
         extra, held = int(groups * extra), int(groups * stored * size)
     for lookup in plan.lookups:
-        updates = math.prod(lookup.right.inputs[0].aval.shape)
+        updates = lookup.uses * plan.axes[1].size
         flops, extra, held = flops + updates, extra + 4 * updates, held + updates * size
     return plan.uses, flops, extra, held
 

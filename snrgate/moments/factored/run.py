@@ -25,6 +25,7 @@ from snrgate.trees import flatten, is_masked
 __all__ = ["factored_moments"]
 
 GroupedFactors = tuple[Float[Array, "b g _ m"], Float[Array, "b g _ n"]]
+GroupedMoment = tuple[Float[Array, "g m n"], Float[Array, "h k l"]]
 
 
 def factored_moments(
@@ -182,44 +183,45 @@ def _of_examples(
         return array_moments(grads, weights, plan.pool)
     counts = rules.Counts(None if ones else weights, jnp.sum(weights))
     dtype = accumulator_dtype(plan.dtype)
-    mean = jnp.zeros(plan.shape, dtype)
-    squares = jnp.zeros(pooled_shape(plan.shape, plan.pool), dtype)
-    products = _products(plan, read, counts)
-    if products:
-        mean, squares = _of_products(plan, products, counts)
-    if plan.lookups:
-        rows = jnp.concatenate([read.factor(x.rows) for x in plan.lookups], axis=1)
-        updates = [counts.masked(read.factor(x.right))[:, 0] for x in plan.lookups]
-        tied = None
-        if products:
-            tied = (*rules.side_by_side([(x[:, 0], d[:, 0]) for x, d in products]), mean)
-        looked_up, more = lookup(
-            rows, jnp.concatenate(updates, axis=1), counts, plan.shape[0], plan.pool, tied
-        )
-        mean, squares = mean + looked_up, jnp.maximum(squares + more, 0)
-    return mean, squares
+    if not plan.products and not plan.lookups:
+        return jnp.zeros(plan.shape, dtype), jnp.zeros(pooled_shape(plan.shape, plan.pool), dtype)
+    mean, squares = _of_terms(plan, read, counts)
+    layout = (*plan.products, *plan.lookups)[0].layout
+    return layout.arrange(mean, plan.shape), layout.arrange(squares, plan.shape, plan.pool)
 
 
-def _products(plan: ParameterPlan, read: _Values, counts: rules.Counts) -> list[GroupedFactors]:
-    return [
+def _of_terms(plan: ParameterPlan, read: _Values, counts: rules.Counts) -> GroupedMoment:
+    """The moments of all products and look-ups, of groups, left and right."""
+    products = [
         (counts.masked(read.factor(p.left)), counts.masked(read.factor(p.right)))
         for p in plan.products
     ]
+    if not plan.lookups:
+        return _of_products(plan, products, counts)
+    rows = jnp.concatenate([read.factor(x.rows)[:, 0, :, 0] for x in plan.lookups], axis=1)
+    updates = [counts.masked(read.factor(x.right))[:, 0] for x in plan.lookups]
+    updates = jnp.concatenate(updates, axis=1)
+    if not products:
+        mean, squares = lookup(rows, updates, counts, *plan.axes, None)
+        return mean[None], jnp.maximum(squares, 0)[None]
+    mean, squares = _of_products(plan, products, counts)
+    tied = (*rules.side_by_side([(x[:, 0], d[:, 0]) for x, d in products]), mean[0])
+    looked_up, more = lookup(rows, updates, counts, *plan.axes, tied)
+    return mean + looked_up[None], jnp.maximum(squares + more[None], 0)
 
 
 def _of_products(
     plan: ParameterPlan, products: list[GroupedFactors], counts: rules.Counts
-) -> tuple[Array, Array]:
+) -> GroupedMoment:
     layout = plan.products[0].layout
 
-    def rule(products: list[rules.Factors]) -> tuple[Array, Array]:
+    def rule(products: list[rules.Factors]) -> rules.Moment:
         return RULES[plan.rule].apply(products, counts, *plan.axes)
 
     if products[0][0].shape[1] == 1:
-        mean, squares = (v[None] for v in rule([(x[:, 0], d[:, 0]) for x, d in products]))
-    else:
-        groups = jax.tree.map(lambda v: jnp.moveaxis(v, 1, 0), products)
-        mean, squares = jax.lax.map(rule, groups)
-        pooled = rules.Axes(layout.owned(GROUP), layout.pooled(GROUP, plan.pool, plan.shape))
-        squares = jnp.moveaxis(pooled.reduce(jnp.moveaxis(squares, 0, -1)), -1, 0)
-    return layout.arrange(mean, plan.shape), layout.arrange(squares, plan.shape, plan.pool)
+        mean, squares = rule([(x[:, 0], d[:, 0]) for x, d in products])
+        return mean[None], squares[None]
+    groups = jax.tree.map(lambda v: jnp.moveaxis(v, 1, 0), products)
+    mean, squares = jax.lax.map(rule, groups)
+    pooled = rules.Axes(layout.owned(GROUP), layout.pooled(GROUP, plan.pool, plan.shape))
+    return mean, jnp.moveaxis(pooled.reduce(jnp.moveaxis(squares, 0, -1)), -1, 0)

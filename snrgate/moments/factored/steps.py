@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from snrgate.annotations import Array
+from snrgate.moments.factored import windows
 from snrgate.moments.factored.convolutions import kernel_gradient
 from snrgate.moments.factored.layout import Layout
 from snrgate.moments.factored.spans import Span, Spans, intersection
@@ -118,19 +119,19 @@ def _convolution(walk: Walk, eqn: Equation) -> Terms:
 def _transpose(walk: Walk, eqn: Equation) -> Terms:
     (operand,), permutation = eqn.inputs, eqn.params["permutation"]
 
-    def change(term: Product) -> Product:
+    def change(term: Product | Lookup) -> Product | Lookup:
         return term._replace(layout=term.layout.transposed(permutation, operand.aval.shape))
 
-    return _each(walk.terms(operand), change, Product)
+    return _each(walk.terms(operand), change, Product, Lookup)
 
 
 @for_primitives(STEPS, "reshape", "squeeze", "expand_dims")
 def _reshape(walk: Walk, eqn: Equation) -> Terms:
-    def change(term: Product) -> Product | None:
+    def change(term: Product | Lookup) -> Product | Lookup | None:
         layout = term.layout.reshaped(eqn.outputs[0].aval.shape)
         return None if layout is None else term._replace(layout=layout)
 
-    return _each(walk.terms(eqn.inputs[0]), change, Product)
+    return _each(walk.terms(eqn.inputs[0]), change, Product, Lookup)
 
 
 @for_primitives(STEPS, "copy")
@@ -182,46 +183,11 @@ def _scale(walk: Walk, atom: Atom, by: Atom, operation: Callable[..., Array]) ->
 
 @for_primitives(STEPS, "scatter-add")
 def _scatter_add(walk: Walk, eqn: Equation) -> Terms:
-    """The gradient of a table whose whole rows are looked up, each by one number."""
-    table, rows, updates = eqn.inputs
-    numbers = eqn.params["dimension_numbers"]
-    window = tuple(numbers.update_window_dims)
-    understood = (
-        walk.is_zero(table)
-        and table.aval.ndim == 2
-        and len(window) == 1
-        and updates.aval.shape[window[0]] == table.aval.shape[1]
-        and tuple(numbers.inserted_window_dims) == (0,)
-        and tuple(numbers.scatter_dims_to_operand_dims) == (0,)
-        and not numbers.operand_batching_dims
-        and not numbers.scatter_indices_batching_dims
-        and rows.aval.shape[-1] == 1
-    )
-    if not understood:
-        return None
-    size, width = table.aval.shape
-    return [
-        Lookup(
-            Factor((rows,), _row_numbers(size, eqn.params["mode"])),
-            Factor((updates,), lambda x: jnp.moveaxis(x, window[0], -1).reshape(1, -1, width)),
-            size,
-        )
-    ]
+    lookup = windows.of_scatter(eqn) if walk.is_zero(eqn.inputs[0]) else None
+    return None if lookup is None else [lookup]
 
 
-def _row_numbers(size: int, mode: jax.lax.GatherScatterMode) -> Callable[[Array], Array]:
-    """Which rows of a table of ``size`` rows ids of any integer type stand for, int32.
-
-    An id outside the table stands for the nearest row where ``mode`` says so, otherwise for none,
-    which is ``size``. The type of the ids may be too small to hold ``size``.
-    """
-
-    def numbers(ids: Array) -> Array:
-        ids = ids.reshape(-1)
-        last = min(size - 1, jnp.iinfo(ids.dtype).max)
-        inside = jnp.clip(ids, 0, last)
-        if mode == jax.lax.GatherScatterMode.CLIP:
-            return inside.astype(jnp.int32)
-        return jnp.where(ids == inside, inside.astype(jnp.int32), size)
-
-    return numbers
+@for_primitives(STEPS, "dynamic_update_slice")
+def _update_slice(walk: Walk, eqn: Equation) -> Terms:
+    lookup = windows.of_update(eqn) if walk.is_zero(eqn.inputs[0]) else None
+    return None if lookup is None else [lookup]

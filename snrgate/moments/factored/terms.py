@@ -50,6 +50,10 @@ class Product(NamedTuple):
     uses: int
     precision: Any
 
+    def flipped(self) -> "Product":
+        """The same product, left and right exchanged."""
+        return self._replace(left=self.right, right=self.left, layout=self.layout.flipped())
+
 
 class Shared(NamedTuple):
     """A part of the gradient that is the same for every example, as of an L2 penalty."""
@@ -64,14 +68,16 @@ class Whole(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """The gradient of a table of rows: ``right``, ``(1, t, n)``, added to the rows ``rows``, (t,).
+    """The gradient of a table: ``right``, ``(1, uses, n)``, added to its rows ``rows``.
 
-    A row outside the table takes no part.
+    ``rows``, ``(1, uses, 1)``, are whole numbers. The left axes of ``layout`` number the rows, the
+    right ones are their columns. A row outside the table takes no part.
     """
 
     rows: Factor
     right: Factor
-    size: int
+    layout: Layout
+    uses: int
 
 
 Term = Product | Lookup | Shared | Whole
