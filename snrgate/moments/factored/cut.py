@@ -1,14 +1,15 @@
 """Where to stop the backward pass of a gradient that no rule understands.
 
 The gradient itself can be much larger than what it is made of. Then its last equations are left
-to be run for a few examples at a time.
+to be run for a few examples at a time. Equations that would not have the same results then, such as
+those that draw random numbers, are not among them.
 """
 
 import math
 from collections.abc import Iterable
 from typing import Any
 
-from snrgate.moments.factored.trace import Atom, Program, Variable, live
+from snrgate.moments.factored.trace import Atom, Program, Variable, live, repeatable
 
 __all__ = ["SMALL", "tail"]
 
@@ -27,7 +28,7 @@ def tail(program: Program, varying: set[Variable], gradient: Atom) -> Program:
     crossing, best, idle = {gradient}, {gradient}, 0
     for equation in reversed(live(program.equations, [gradient])):
         made = crossing.intersection(equation.outputs)
-        if not made or _numbers(gradient.aval) <= SMALL:
+        if not made or _numbers(gradient.aval) <= SMALL or not repeatable(equation):
             continue
         crossing = (crossing - made) | {a for a in equation.inputs if a in varying}
         if _total(crossing) < _total(best):
@@ -46,7 +47,7 @@ def _after(program: Program, gradient: Atom, start: set[Any]) -> list[Any]:
     needed: set[Atom] = {gradient} - start
     kept = []
     for equation in reversed(program.equations):
-        if not needed.isdisjoint(equation.outputs):
+        if not needed.isdisjoint(equation.outputs) and repeatable(equation):
             kept.append(equation)
             needed.update(a for a in equation.inputs if a not in start)
             needed.difference_update(equation.outputs)

@@ -22,6 +22,7 @@ __all__ = [
     "dependent",
     "for_primitives",
     "live",
+    "repeatable",
     "trace",
 ]
 
@@ -107,15 +108,44 @@ def live(equations: Iterable[Equation], wanted: Iterable[Atom]) -> list[Equation
 
 
 def dependent(program: Program, inputs: Iterable[Variable]) -> set[Variable]:
-    """The variables that depend on ``inputs``."""
+    """The variables that depend on ``inputs``.
+
+    A mutable array (``jax.new_ref``) that may have been written to depends on whatever was given
+    to the same equation, and so does what is read from it.
+    """
     found = set(inputs)
-    for equation in program.equations:
-        if equation.name == "optimization_barrier":
-            pairs = zip(equation.inputs, equation.outputs, strict=True)
-            found.update(out for given, out in pairs if given in found)
-        elif not found.isdisjoint(equation.inputs):
-            found.update(equation.outputs)
-    return found
+    while True:
+        known = len(found)
+        for equation in program.equations:
+            if equation.name == "optimization_barrier":
+                pairs = zip(equation.inputs, equation.outputs, strict=True)
+                found.update(out for given, out in pairs if given in found)
+            elif not found.isdisjoint(equation.inputs):
+                found.update(equation.outputs, filter(_is_mutable, equation.inputs))
+        # What is written at the end of a loop's body is read at its start.
+        if len(found) == known or not any(map(_is_mutable, found)):
+            return found
+
+
+def _is_mutable(atom: Atom) -> bool:
+    return hasattr(atom.aval, "inner_aval")  # what sets the type of a reference apart
+
+
+def repeatable(equation: Equation) -> bool:
+    """Whether an equation has the same results if it is run again, on other examples beside it.
+
+    One that reads or writes anything has not, and neither has one that draws random numbers: what
+    rbg keys draw under ``jax.vmap`` depends on the whole batch.
+    """
+    return not (equation.effects or _draws(equation.name, equation.params))
+
+
+def _draws(name: str, params: dict[str, Any]) -> bool:
+    return name.startswith(("random_", "rng_", "threefry")) or any(
+        _draws(eqn.primitive.name, eqn.params)
+        for jaxpr in core.jaxprs_in_params(params)
+        for eqn in jaxpr.eqns
+    )
 
 
 def trace(loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, has_aux: bool) -> Any:
@@ -200,7 +230,9 @@ def _barrier(arguments: tuple[Atom, ...], equations: list[Equation]) -> tuple[At
 
     Without it the compiler would find the block's activations twice and keep the first.
     """
-    given = tuple(dict.fromkeys(a for a in arguments if isinstance(a, Variable)))
+    given = tuple(
+        dict.fromkeys(a for a in arguments if isinstance(a, Variable) and not _is_mutable(a))
+    )
     held: dict[Atom, Variable] = {a: Variable(a.aval) for a in given}
     equations.append(
         Equation(
