@@ -8,13 +8,16 @@ import optax
 
 from snrgate.annotations import PyTree, Scalar
 from snrgate.block import Block
+from snrgate.gate import GateRule
 from snrgate.moments.per_example import moments_of_examples
-from snrgate.transform import snr_gate
-from snrgate.trees import flatten, is_masked
+from snrgate.settings import Settings, check_ranges, exact_defaults
+from snrgate.transform import Gated
+from snrgate.trees import flatten, is_function, is_masked
 
 __all__ = ["adam", "adamw", "from_per_example"]
 
 
+@exact_defaults
 def adamw(
     learning_rate: optax.ScalarOrSchedule,
     b1: Scalar = 0.9,
@@ -26,7 +29,7 @@ def adamw(
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
     *,
     nesterov: bool = False,
-    gate: str = "soft",
+    gate: str | GateRule = "soft",
     alpha: Scalar | None = None,
     z: Scalar | None = None,
     noise: str = "auto",
@@ -102,10 +105,11 @@ def adamw(
     Source: Litman & Guo, arXiv 2605.01172, Algorithm 1: ``noise="streaming",
     block="parameter", alpha=1, gate_weight_decay=False``.
     """
+    check_ranges(b1=b1, b2=b2)
     scale = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    decay = optax.add_decayed_weights(weight_decay, mask)
-    gated = snr_gate(
-        optax.chain(scale, decay) if gate_weight_decay else scale,
+    decayed = mask if mask is None or is_function(mask) else lambda _: mask
+    decay = optax.add_decayed_weights(weight_decay, decayed)
+    settings = Settings(
         gate=gate,
         alpha=alpha,
         z=z,
@@ -118,12 +122,14 @@ def adamw(
         block=block,
         dataset_size=dataset_size,
         warmup_steps=warmup_steps,
-        mask=gate_mask,
     )
+    inner = optax.chain(scale, decay) if gate_weight_decay else scale
+    gated = Gated(inner=inner, settings=settings, mask=gate_mask, inner_b1=b1).transformation
     rate = optax.scale_by_learning_rate(learning_rate)
     return optax.chain(gated, rate) if gate_weight_decay else optax.chain(gated, decay, rate)
 
 
+@exact_defaults
 def adam(
     learning_rate: optax.ScalarOrSchedule,
     b1: Scalar = 0.9,
@@ -133,8 +139,19 @@ def adam(
     mu_dtype: Any | None = None,
     *,
     nesterov: bool = False,
+    gate: str | GateRule = "soft",
+    alpha: Scalar | None = None,
+    z: Scalar | None = None,
+    noise: str = "auto",
+    noise_decay: Scalar = 0.99,
+    signal_decay: Scalar | None = None,
+    fitted: Scalar = 0.2,
+    softness: Scalar | None = None,
+    floor: Scalar = 0.0,
+    block: Block = "unit",
+    dataset_size: Scalar | None = None,
+    warmup_steps: Scalar = 0,
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
-    **gate_settings: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam behind the gate: :func:`snrgate.adamw` without weight decay.
 
@@ -146,8 +163,19 @@ def adam(
         eps_root: added under that root.
         mu_dtype: dtype of the momentum.
         nesterov: Nesterov momentum.
-        mask: which parameters are gated, as in :func:`snrgate.snr_gate`.
-        **gate_settings: every other keyword of :func:`snrgate.snr_gate`.
+        gate: this and the following as in :func:`snrgate.snr_gate`.
+        alpha: threshold on signal / noise.
+        z: threshold in standard deviations of pure noise, default 1.
+        noise: "auto", "exact", "streaming" or "instantaneous".
+        noise_decay: decay of the running noise.
+        signal_decay: decay of the running squared signal.
+        fitted: share of the data set's own noise that may be fitted.
+        softness: softness of the soft and snr gates.
+        floor: how far the gate stays open where there is no signal.
+        block: what shares one gate.
+        dataset_size: examples in a finite data set, infinity where every batch is fresh.
+        warmup_steps: first steps with an open gate.
+        mask: which parameters are gated.
 
     Returns:
         An optax transformation.
@@ -162,14 +190,24 @@ def adam(
         >>> tx = snrgate.adam(1e-3, noise="streaming", block="parameter", alpha=1.0)
         >>> state = tx.init({"w": jnp.ones(3)})
     """
-    return optax.chain(
-        snr_gate(
-            optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
-            mask=mask,
-            **gate_settings,
-        ),
-        optax.scale_by_learning_rate(learning_rate),
+    check_ranges(b1=b1, b2=b2)
+    settings = Settings(
+        gate=gate,
+        alpha=alpha,
+        z=z,
+        noise=noise,
+        noise_decay=noise_decay,
+        signal_decay=signal_decay,
+        fitted=fitted,
+        softness=softness,
+        floor=floor,
+        block=block,
+        dataset_size=dataset_size,
+        warmup_steps=warmup_steps,
     )
+    inner = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    gated = Gated(inner=inner, settings=settings, mask=mask, inner_b1=b1).transformation
+    return optax.chain(gated, optax.scale_by_learning_rate(learning_rate))
 
 
 def from_per_example(

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 try:
-    from jaxtyping import Float, Int, PyTree
+    from jaxtyping import Bool, Float, Int, PyTree
 except ImportError:
 
     class _Shaped:
@@ -20,10 +20,10 @@ except ImportError:
         def __class_getitem__(cls, item: Any) -> Any:
             return Any
 
-    Float = Int = _Shaped
+    Bool = Float = Int = _Shaped
     PyTree = Any
 
 Scalar = Array | np.ndarray | np.floating | np.integer | float | int
 """A real number, traced or not: a hyperparameter or a count."""
 
-__all__ = ["Array", "ArrayLike", "Float", "Int", "PyTree", "Scalar"]
+__all__ = ["Array", "ArrayLike", "Bool", "Float", "Int", "PyTree", "Scalar"]

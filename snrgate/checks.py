@@ -1,76 +1,27 @@
-"""What the gate refuses, each with the name of the offending thing and the way out."""
+"""What an update of the gate refuses, each with the name of the offending thing and the way out."""
 
 import inspect
-import math
+from types import FrameType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from snrgate.annotations import Array
-from snrgate.block import BLOCKS, pooled_shape
-from snrgate.gate import GATES, is_fresh, pool
-from snrgate.trees import Leaves, is_masked
+from snrgate.annotations import Scalar
+from snrgate.evidence import Reading
+from snrgate.gate import is_fresh
+from snrgate.moments.origin import is_noted_mean, mean_of
+from snrgate.settings import Settings, known, said
+from snrgate.trees import Leaves, Selection, is_masked
 
-__all__ = ["check_settings", "check_shapes", "check_statistics", "pooled_sums"]
+__all__ = ["check_origin", "check_shapes", "check_state", "check_statistics", "microbatches"]
 
-NOISES = ("auto", "exact", "streaming", "instantaneous")
-
-# The range of every number, as a sentence and a test.
-_RANGES = {
-    "alpha": ("a number >= 0", lambda x: x >= 0),
-    "z": ("a number >= 0", lambda x: x >= 0),
-    "fitted": ("a number in [0, 1)", lambda x: 0 <= x < 1),
-    "softness": ("a number >= 0", lambda x: x >= 0),
-    "floor": ("a number in [0, 1]", lambda x: 0 <= x <= 1),
-    "noise_decay": ("a number in [0, 1)", lambda x: 0 <= x < 1),
-    "signal_decay": ("a number in [0, 1)", lambda x: 0 <= x < 1),
-    "b1": ("a number in [0, 1)", lambda x: 0 <= x < 1),
-    "dataset_size": ("a number >= 2", lambda x: x >= 2),
-    "warmup_steps": ("a number >= 0", lambda x: x >= 0),
-}
-
-
-def _known(x: Any) -> bool:
-    """Whether a value can be looked at now: given, and not traced."""
-    return x is not None and not isinstance(x, jax.core.Tracer)
-
-
-def check_settings(*, gate: str, noise: str, block: Any, **numbers: Any) -> None:
-    """Refuse settings of :func:`snrgate.snr_gate` that have no meaning.
-
-    Traced numbers (under ``optax.inject_hyperparams``) are taken as they are.
-
-    Raises:
-        ValueError: an unknown name, both ``alpha`` and ``z``, a number out of range, or a memory
-            of the signal where every step counts by itself.
-    """
-    for name, value, known in (("gate", gate, tuple(GATES)), ("noise", noise, NOISES)):
-        if value not in known:
-            raise ValueError(f"{name}={value!r} is unknown; use one of {sorted(known)}")
-    if not callable(block) and block not in BLOCKS:
-        raise ValueError(
-            f"block={block!r} is unknown; use one of {sorted(BLOCKS)} "
-            "or a function (path, shape) -> axes"
-        )
-    if numbers["alpha"] is not None and numbers["z"] is not None:
-        raise ValueError("alpha and z are two names for one threshold; give one of them")
-    decay = numbers["signal_decay"]
-    remembered = decay is not None and not (_known(decay) and float(decay) == 0)
-    if remembered and noise == "instantaneous":
-        raise ValueError(
-            f"signal_decay={decay} does not go with instantaneous noise, which is that of one step"
-        )
-    if remembered and numbers["alpha"] is not None:
-        raise ValueError(
-            f"signal_decay={decay} does not go with alpha, a threshold for one step; give z"
-        )
-    for name, value in numbers.items():
-        sentence, holds = _RANGES[name]
-        finite = _known(value) and (math.isfinite(float(value)) or name == "dataset_size")
-        if _known(value) and not (finite and holds(float(value))):
-            raise ValueError(f"{name}={value} must be {sentence}")
+_PASS = (
+    "call tx.update(moments.mean, state, params, **moments.extra_args()) with the moments of "
+    "snrgate.value_and_moments"
+)
 
 
 def check_statistics(
@@ -91,18 +42,19 @@ def check_statistics(
     if noise != "streaming":
         if sum_sq_diff_grads is None:
             raise ValueError(
-                f"noise={noise!r} needs sum_sq_diff_grads; call tx.update(moments.mean, state, "
-                "params, **moments.extra_args()) with the moments of snrgate.value_and_moments, "
-                "or choose noise='streaming'"
+                f"noise={noise!r} needs sum_sq_diff_grads; {_PASS}. A wrapper around the gate that "
+                "does not hand extra arguments on (optax.lookahead, for one) loses them; put the "
+                "gate around it, or choose noise='streaming'"
             )
         if sample_size is None:
             raise ValueError("sum_sq_diff_grads needs sample_size= beside it, the batch's size")
-        if _known(sample_size) and float(sample_size) < 2:
+        if known(sample_size) and 0 < float(sample_size) < 2:
             raise ValueError(
-                f"sample_size={sample_size}: one example shows no noise; use a batch of at least "
-                "two, or noise='streaming'"
+                f"{said('sample_size', sample_size)}: one example shows no noise; use batches of "
+                "at least two (drop a last batch of one, or make it part of another), or "
+                "noise='streaming'"
             )
-        if _accumulating():
+        if _accumulating() is not None:
             raise ValueError(
                 "optax.MultiSteps averages the gradients of several microbatches but hands on the "
                 "sum_sq_diff_grads of the last one only; accumulate both with "
@@ -111,13 +63,14 @@ def check_statistics(
     if dataset_size is not None and not is_fresh(dataset_size):
         if sample_size is None:
             raise ValueError(
-                "dataset_size needs the size of the batch too: pass sample_size= to update, or "
-                "give the threshold as alpha"
+                "dataset_size needs the size of the batch too, and update was given none: "
+                f"{_PASS}; with plain gradients pass sample_size= to update"
             )
-        if _known(sample_size) and _known(dataset_size):
+        if known(sample_size) and known(dataset_size):
             if float(sample_size) > float(dataset_size):
                 raise ValueError(
-                    f"sample_size={sample_size} is more than dataset_size={dataset_size}"
+                    f"{said('sample_size', sample_size)} is more than "
+                    f"{said('dataset_size', dataset_size)}"
                 )
             if noise == "streaming" and float(sample_size) == float(dataset_size):
                 raise ValueError(
@@ -126,15 +79,102 @@ def check_statistics(
                 )
 
 
-def _accumulating() -> bool:
-    """Whether this update runs inside ``optax.MultiSteps``.
+def microbatches() -> Scalar:
+    """How many microbatches make up the gradient of this update.
+
+    ``optax.MultiSteps`` hands on the ``sample_size`` of the last microbatch; the mean that it
+    hands on is that of all of them.
+    """
+    frame = _accumulating()
+    return 1 if frame is None else frame.f_locals["k_steps"]
+
+
+def _accumulating() -> FrameType | None:
+    """The frame of ``optax.MultiSteps`` where this update runs inside of one.
 
     MultiSteps leaves no trace in what it hands on; that it is calling is all there is to see.
     """
     frame = inspect.currentframe()
     while frame is not None and frame.f_code is not optax.MultiSteps.update.__code__:
         frame = frame.f_back
-    return frame is not None
+    return frame
+
+
+def check_origin(updates: Leaves, sum_sq_diff_grads: Any, noise: str) -> None:
+    """Refuse a mean and a noise that are known not to belong together.
+
+    Only what comes from :func:`snrgate.value_and_moments` in the same trace is known.
+
+    Raises:
+        ValueError: something has changed the mean on its way to the gate, or has lost the sums
+            of squared differences of it.
+    """
+    if sum_sq_diff_grads is None:
+        if noise == "auto" and any(map(is_noted_mean, updates.values)):
+            raise ValueError(
+                "update was given the mean of value_and_moments, but not its other statistics, "
+                f"and would estimate the noise from batch to batch instead; {_PASS}. If they were "
+                "passed, a wrapper around the gate does not hand them on (optax.lookahead, for "
+                "one); put the gate around it. Say noise='streaming' if that is what is meant"
+            )
+        return
+    if noise == "streaming":
+        return
+    sums = updates.match(sum_sq_diff_grads, "sum_sq_diff_grads")
+    for path, update, squares in zip(updates.paths, updates.values, sums, strict=True):
+        mean = mean_of(squares)
+        if mean is not None and not is_masked(update) and not _same_numbers(update, mean):
+            raise ValueError(
+                f"the update of {path!r} is not the mean that its sum_sq_diff_grads belong to: "
+                "something in front of the gate has changed it (a clip, a scale, an average over "
+                "batches), and signal and noise would be in different units. Put it inside the "
+                "gate: snrgate.snr_gate(optax.chain(clip, optax.scale_by_adam())), or give the "
+                "gate moments.mean as it is"
+            )
+
+
+def _same_numbers(update: Any, mean: Any) -> bool:
+    """Whether an update is a mean, or may be: a cast, or traced numbers of another kind, are."""
+    if update is mean or jnp.shape(update) != jnp.shape(mean):
+        return True  # shapes have a refusal of their own
+    if jnp.result_type(update) != mean.dtype:
+        return True
+    if known(update) and known(mean):
+        return bool(np.array_equal(np.asarray(update), np.asarray(mean), equal_nan=True))
+    return False
+
+
+def check_state(settings: Settings, chosen: Selection, readings: list[Reading], state: Any) -> None:
+    """Refuse the state of a gate with other settings.
+
+    Raises:
+        ValueError: the running averages are missing, too many, or of other blocks.
+    """
+    for name, wanted in (("noise", settings.averaged), ("signal", settings.remembers)):
+        tree = getattr(state, name)
+        if wanted == (isinstance(tree, tuple) and tree == ()):
+            raise ValueError(
+                f"the state {'lacks' if wanted else 'holds'} a running {name}, which this gate "
+                f"{'needs' if wanted else 'does not keep'}; it was made by a gate with another "
+                "noise=, alpha=, z= or signal_decay=. Give the gate the settings that the state "
+                "was made with, or begin again with tx.init(params)"
+            )
+    if not settings.averaged:
+        return
+    kept = chosen.pick(state.noise, "state.noise")
+    for path, reading, sums in zip(chosen.paths, readings, kept, strict=True):
+        shapes = [jnp.shape(x) for x in jax.tree.leaves(sums)]
+        if shapes != reading.shapes:
+            raise ValueError(
+                f"the state holds the noise of {path!r} in the shapes {shapes}, but "
+                f"block={_name(settings.block)} sums it in the shapes {reading.shapes}; the state "
+                "was made with another block. Give the gate that block, or begin again with "
+                "tx.init(params)"
+            )
+
+
+def _name(block: Any) -> str:
+    return repr(block) if isinstance(block, str) else getattr(block, "__name__", "(a function)")
 
 
 def check_shapes(updates: Leaves, params: Any) -> None:
@@ -158,27 +198,3 @@ def check_shapes(updates: Leaves, params: Any) -> None:
                     else "pass the gradient of the batch"
                 )
             )
-
-
-def pooled_sums(path: str, sums: Any, grad: Array, axes: tuple[int, ...]) -> Array:
-    """``sum_sq_diff_grads`` of one leaf, summed over its block if it is not yet.
-
-    Raises:
-        ValueError: the shape is neither that of the parameter nor that of its blocks.
-    """
-    sums = jnp.asarray(sums, grad.dtype)
-    blocks = pooled_shape(grad.shape, axes)
-    if sums.shape == blocks:
-        return sums
-    if sums.shape == grad.shape:
-        return pool(sums, axes)
-    hint = (
-        "for gradients with a leading example axis use snrgate.from_per_example"
-        if sums.shape[1:] == grad.shape
-        else "give value_and_moments the block= of the gate"
-    )
-    raise ValueError(
-        f"sum_sq_diff_grads of {path!r} has shape {sums.shape}; the gate needs {grad.shape}"
-        + (f" or, pooled, {blocks}" if axes else "")
-        + f" ({hint})"
-    )

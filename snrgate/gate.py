@@ -20,6 +20,7 @@ from snrgate.annotations import Array, ArrayLike, Float, Scalar
 
 __all__ = [
     "GATES",
+    "GateRule",
     "dataset_share",
     "hard",
     "is_fresh",
@@ -134,8 +135,10 @@ def snr(
     return _ratio(signal_sq, signal_sq + softness * noise).astype(signal_sq.dtype)
 
 
-# One signature for the transformation: (signal_sq, noise, alpha, softness) -> gate.
-GATES: dict[str, Callable[[Array, Array, Scalar, Scalar], Array]] = {
+GateRule = Callable[[Array, Array, Scalar, Scalar], Array]
+"""``(signal_sq, noise, alpha, softness) -> gate``: the one signature of the transformation."""
+
+GATES: dict[str, GateRule] = {
     "hard": lambda signal_sq, noise, alpha, softness: hard(signal_sq, noise, alpha),
     "soft": soft,
     "snr": lambda signal_sq, noise, alpha, softness: snr(signal_sq, noise, softness),

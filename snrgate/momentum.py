@@ -1,64 +1,77 @@
 """The momentum that an inner transformation already keeps, so that the gate need not."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from snrgate.annotations import Array, Float, PyTree
+from snrgate.annotations import Array, Float, PyTree, Scalar
 
-__all__ = ["inner_momentum", "measured_decay"]
+__all__ = ["inner_momentum", "observed_decay"]
 
 # States whose ``mu`` is the plain exponential average of the gradients they are given.
 _WITH_MOMENTUM = (optax.ScaleByAdamState, optax.ScaleByLionState)
 
+_FAR = 0.1  # gradients that differ from the momentum by less than this share show no decay
 
-def inner_momentum(state: optax.OptState) -> PyTree | None:
+
+def inner_momentum(state: optax.OptState, params: PyTree) -> PyTree | None:
     """The running mean of the incoming gradients in an optimizer state, if it is there.
 
     Only the first transformation of a chain sees the gradients as they come; a momentum behind
-    it (behind clipping, say) is in other units than the noise, and is not used.
+    it (behind clipping, say) is in other units than the noise, and is not used. Nor is one of
+    another structure than the parameters, as ``optax.flatten`` makes it.
 
     Args:
         state: state of any optax transformation.
+        params: the parameters, or a tree of their structure and shapes.
 
     Returns:
         The momentum, not bias-corrected, or ``None``.
     """
     while type(state) is tuple and state:
         state = state[0]
-    return state.mu if isinstance(state, _WITH_MOMENTUM) else None
+    if not isinstance(state, _WITH_MOMENTUM):
+        return None
+    trees = state.mu, params
+    same = jax.tree.structure(trees[0]) == jax.tree.structure(trees[1]) and all(
+        jnp.shape(m) == jnp.shape(p) for m, p in zip(*map(jax.tree.leaves, trees), strict=True)
+    )
+    return state.mu if same else None
 
 
-def measured_decay(
-    inner: optax.GradientTransformationExtraArgs, updates: PyTree, **extra_args: Any
+def observed_decay(
+    before: list[Array], after: list[Array], grads: list[Array], otherwise: Scalar
 ) -> Float[Array, ""]:
-    """The decay ``b1`` of that momentum, seen from its answer to one gradient of one.
+    r"""The decay of a momentum, seen from how far a step has moved it.
 
-    A transformation does not tell its settings, and a hyperparameter may be traced: what it
-    does is the one sure source. Under jit this is a constant.
+    .. math:: 1 - b_1 = \frac{\sum |m_t - m_{t-1}|}{\sum |g_t - m_{t-1}|}
+
+    A transformation does not tell its settings, and a hyperparameter may be traced: what it has
+    done is the one sure source.
 
     Args:
-        inner: a transformation for which :func:`inner_momentum` finds a momentum.
-        updates: the tree it is used on, so that masks fit; one scalar a leaf is tried.
-        **extra_args: what its ``update`` is given besides.
+        before: the momentum before the step, a list of arrays.
+        after: the momentum after it.
+        grads: the gradients of the step.
+        otherwise: what to return where the gradients hardly differ from the momentum, or are not
+            finite: then nothing is to be seen.
 
     Returns:
         The decay, a scalar.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> import optax
-        >>> from snrgate.momentum import measured_decay
-        >>> inner = optax.with_extra_args_support(optax.scale_by_adam(b1=0.75))
-        >>> float(measured_decay(inner, {"w": jnp.ones(3)}))
+        >>> from snrgate.momentum import observed_decay
+        >>> g = [jnp.array([1.0, -2.0])]
+        >>> print(observed_decay([0.0 * g[0]], [0.25 * g[0]], g, 0.9))
         0.75
     """
-    ones = jax.tree.map(lambda g: jnp.ones((), jnp.result_type(float)), updates)
-    zeros = jax.tree.map(jnp.zeros_like, ones)
-    if "sum_sq_diff_grads" in extra_args:
-        extra_args["sum_sq_diff_grads"] = zeros
-    _, state = inner.update(ones, inner.init(zeros), zeros, **extra_args)
-    momentum = jax.tree.leaves(inner_momentum(state))
-    return 1 - jnp.asarray(momentum[0], jnp.result_type(float)) if momentum else jnp.zeros(())
+    dtype = jnp.result_type(float)
+
+    def total(xs: list[Array]) -> Array:
+        return sum((jnp.sum(jnp.abs(x.astype(dtype))) for x in xs), jnp.zeros((), dtype))
+
+    moved = total([a.astype(dtype) - b.astype(dtype) for a, b in zip(after, before, strict=True)])
+    away = total([g.astype(dtype) - b.astype(dtype) for g, b in zip(grads, before, strict=True)])
+    seen = jnp.isfinite(moved) & jnp.isfinite(away) & (away > 0) & (away >= _FAR * total(grads))
+    return jnp.where(seen, 1 - moved / jnp.where(seen, away, 1), jnp.asarray(otherwise, dtype))

@@ -1,23 +1,34 @@
-"""The gate around an optax transformation."""
+"""The gate around an optax transformation: measure, remember, open, apply."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from snrgate.annotations import Array, Float, Int, PyTree, Scalar
-from snrgate.block import Block, block_axes
-from snrgate.checks import check_settings, check_shapes, check_statistics, pooled_sums
-from snrgate.gate import GATES, dataset_share, null_level, pool
-from snrgate.moments.statistics import accumulator_dtype, noise_of_mean
-from snrgate.momentum import inner_momentum, measured_decay
+from snrgate.block import Block
+from snrgate.checks import (
+    check_origin,
+    check_shapes,
+    check_state,
+    check_statistics,
+    microbatches,
+)
+from snrgate.evidence import Reading, read
+from snrgate.gate import GateRule
+from snrgate.measure import Given, Step, average, measure
+from snrgate.moments.statistics import accumulator_dtype
+from snrgate.momentum import inner_momentum
+from snrgate.settings import Settings, check_ranges, exact_defaults
 from snrgate.trees import Selection, check_floating, flatten, select
 
-__all__ = ["SnrGateState", "snr_gate"]
+__all__ = ["Gated", "SnrGateState", "snr_gate"]
 
-_SIGNAL_DECAY = 0.98  # of the squared signal, where the threshold is z
 _B1 = 0.9  # decay of the gate's own momentum, where the inner transformation keeps none
 
 
@@ -26,14 +37,20 @@ class SnrGateState(NamedTuple):
 
     Attributes:
         count: steps taken, int32.
-        noise: running variance of the batch mean, not bias-corrected; float32, a tree like the
-            parameters with size 1 on the pooled axes. ``()`` for instantaneous noise.
-        signal: running squared signal, in units of the null level, not bias-corrected; a tree
-            like the noise. ``()`` where the signal of every step counts by itself.
+        noise: running noise, not bias-corrected: the variance of one example's gradient (of the
+            batch mean where the threshold is ``alpha``); float32, a tree like the parameters with
+            size 1 on the pooled axes. ``()`` for instantaneous noise.
+        signal: running squared signal in the same units, not bias-corrected; a tree like the
+            noise. ``()`` where the signal of every step counts by itself.
         momentum: running mean gradient, not bias-corrected; a tree like the parameters, or ``()``
             where the inner transformation keeps it.
+        momentum_decay: decay of that momentum, as it was last seen or told.
+        spread: variance of the momentum that is new in the batches, for each parameter tensor in
+            the order of its leaves, in units of the variance of one example.
+        skipped_steps: steps that each parameter tensor has sat out, because its gradient or its
+            statistics were not finite or the batch held no example, int32.
         gate_fraction: mean gate over all gated parameters in the last step, float32.
-        gate_fractions: the same for each parameter tensor, in the order of its leaves.
+        gate_fractions: the same for each parameter tensor.
         inner_state: state of the inner transformation.
     """
 
@@ -41,15 +58,19 @@ class SnrGateState(NamedTuple):
     noise: PyTree
     signal: PyTree
     momentum: PyTree
+    momentum_decay: Float[Array, ""]
+    spread: Float[Array, " leaves"]
+    skipped_steps: Int[Array, " leaves"]
     gate_fraction: Float[Array, ""]
     gate_fractions: Float[Array, " leaves"]
     inner_state: optax.OptState
 
 
+@exact_defaults
 def snr_gate(
     inner: optax.GradientTransformation,
     *,
-    gate: str = "soft",
+    gate: str | GateRule = "soft",
     alpha: Scalar | None = None,
     z: Scalar | None = None,
     noise: str = "auto",
@@ -68,15 +89,16 @@ def snr_gate(
 
     .. math::
 
-        s_t &= \rho\, s_{t-1} + (1 - \rho) \sum\nolimits_k n_t \\
-        S_t &= \rho_S\, S_{t-1} + (1 - \rho_S) \sum\nolimits_k \hat m_t^2 \,/\, \alpha_0 \\
+        s_t &= \rho\, s_{t-1} + (1 - \rho) \sum\nolimits_k n_t \,/\, c_t \\
+        S_t &= \rho_S\, S_{t-1} + (1 - \rho_S) \sum\nolimits_k \hat m_t^2 \,/\, u_t \\
         q_t &= \phi + (1 - \phi)\, \mathrm{gate}(\hat S_t,\; \hat s_t) \\
         u_t &= q_t \cdot \mathrm{inner}(g_t)
 
-    with hats for bias correction, :math:`\hat m` the momentum of the gradient, the sums over the
-    block of a parameter and :math:`\alpha_0` the level that pure noise has
-    (:func:`snrgate.gate.null_level`; 1 where the threshold is given as ``alpha``). What
-    :math:`n_t` is depends on ``noise``:
+    with hats for bias correction, :math:`\hat m` the momentum of the gradient and the sums over
+    the block of a parameter. The units :math:`u_t, c_t` are what the variance of one example's
+    gradient is multiplied by in pure noise (:mod:`snrgate.spread`), so that batches may change
+    their size; they are 1 where the threshold is given as ``alpha``. What :math:`n_t` is depends
+    on ``noise``:
 
     ============= =============================================== ==============================
     noise         :math:`n_t`                                     signal
@@ -93,7 +115,8 @@ def snr_gate(
             thing it does is Adam's or Lion's (``optax.scale_by_adam``, ``optax.adamw``, ...);
             otherwise the gate keeps a momentum of its own. The gate compares with the gradients
             *it* is given: what rescales them, clipping say, belongs inside ``inner``.
-        gate: "hard", "soft" or "snr"; see :mod:`snrgate.gate`.
+        gate: "hard", "soft" or "snr", see :mod:`snrgate.gate`, or a function ``(signal, noise,
+            threshold, softness) -> gate`` of that kind.
         alpha: threshold on signal / noise. Give either ``alpha`` or ``z``.
         z: threshold in standard deviations of what pure noise does at one step, ``alpha = z**2 *
             level`` with :func:`snrgate.gate.null_level`, less what may be ``fitted``; the same
@@ -117,7 +140,11 @@ def snr_gate(
             what has to be learned by heart before it is understood, among wrong answers, with
             decay outside the gate. Noise gets through at that rate.
         block: what shares one gate: "parameter", "unit" (everything that feeds one output unit),
-            "tensor", or ``(path, shape) -> axes``; see :func:`snrgate.block.block_axes`.
+            "tensor", ``(path, shape) -> axes`` (see :func:`snrgate.block.block_axes`), or the
+            moments of a batch, or their shapes, which are pooled by the blocks that are meant:
+            ``jax.eval_shape(grad_fn, params, batch)[1]``. Where neither the moments nor the
+            name of a parameter tell "unit" which axis faces the output, the evidence of every
+            axis is taken (:class:`snrgate.evidence.Sided`).
         dataset_size: examples in a finite data set, for the threshold of ``z``; infinity where
             every batch is fresh; ``None`` where nothing is known: then only what differs from
             batch to batch counts as noise. With streaming noise and a finite size pass
@@ -152,7 +179,8 @@ def snr_gate(
     ``alpha=1`` and Adam inside it is Algorithm 1; exact noise, blocks and the null level are
     this package's.
     """
-    check_settings(
+    check_ranges(b1=b1)
+    settings = Settings(
         gate=gate,
         alpha=alpha,
         z=z,
@@ -165,64 +193,64 @@ def snr_gate(
         block=block,
         dataset_size=dataset_size,
         warmup_steps=warmup_steps,
-        b1=b1,
     )
-    inner = optax.with_extra_args_support(inner)
-    averaged = noise != "instantaneous"
-    if signal_decay is None:
-        signal_decay = _SIGNAL_DECAY if averaged and alpha is None else 0.0
-    # An array is remembered whatever its value: an injected or scheduled one may change.
-    remembered = not isinstance(signal_decay, (int, float)) or signal_decay > 0
+    return Gated(inner=inner, settings=settings, mask=mask, b1=b1).transformation
 
-    def init_fn(params: PyTree) -> SnrGateState:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gated:
+    """The transformation of :func:`snr_gate`: measure, remember, open, apply.
+
+    Attributes:
+        inner: the transformation whose update is gated.
+        settings: of the gate.
+        mask: which parameters are gated.
+        b1: decay of the gate's own momentum, where ``inner`` keeps none.
+        inner_b1: decay of the momentum of ``inner``, where the caller knows it; otherwise it is
+            seen from how that momentum moves.
+    """
+
+    inner: optax.GradientTransformation
+    settings: Settings
+    mask: PyTree | Callable[[PyTree], PyTree] | None = None
+    b1: Scalar | None = None
+    inner_b1: Scalar | None = None
+
+    @property
+    def transformation(self) -> optax.GradientTransformationExtraArgs:
+        """The gate as optax has it."""
+        # pyrefly: ignore [bad-argument-type]  the extra arguments of update are optional
+        return optax.GradientTransformationExtraArgs(self.init, self.update)
+
+    def init(self, params: PyTree) -> SnrGateState:
+        """The state before the first step."""
         check_floating(flatten(params), "parameter")
-        gated = select(params, mask)
-        inner_state = inner.init(params)
-        shared = inner_momentum(inner_state) is not None
-        if shared and b1 is not None:
+        chosen = select(params, self.mask, params)
+        inner_state = self.inner.init(params)
+        shared = inner_momentum(inner_state, params) is not None
+        if shared and self.b1 is not None:
             raise ValueError(
                 "b1 is the decay of the gate's own momentum, but the inner transformation keeps "
                 "one already; set the decay there and leave b1 out"
             )
+        averaged, leaves = self.settings.averaged, len(chosen.chosen)
+        wide = jnp.result_type(float)
+        first_decay = _B1 if self.b1 is None else self.b1
         return SnrGateState(
             count=jnp.zeros((), jnp.int32),
-            noise=_zeros(gated, params, block) if averaged else (),
-            signal=_zeros(gated, params, block) if remembered else (),
-            momentum=_zeros(gated, params, "parameter") if averaged and not shared else (),
+            noise=self._zeros(chosen, params) if averaged else (),
+            signal=self._zeros(chosen, params) if self.settings.remembers else (),
+            momentum=_zero_momentum(chosen, params) if averaged and not shared else (),
+            momentum_decay=jnp.asarray(first_decay, wide),
+            spread=jnp.zeros(leaves, wide),
+            skipped_steps=jnp.zeros(leaves, jnp.int32),
             gate_fraction=jnp.ones((), jnp.float32),
-            gate_fractions=jnp.ones(len(gated.chosen), jnp.float32),
+            gate_fractions=jnp.ones(leaves, jnp.float32),
             inner_state=inner_state,
         )
 
-    def thresholds(
-        kind: str, decay: Scalar, count: Array, sample_size: Scalar | None
-    ) -> tuple[Scalar, Scalar, Scalar]:
-        """What the signal is measured in, and threshold and softness in these units."""
-        if alpha is not None:
-            return 1.0, alpha, alpha if softness is None else softness
-        unit = null_level(kind, decay, count, sample_size, dataset_size)
-        squared = 1.0 if z is None else jnp.square(z)
-        if not averaged or dataset_size is None:
-            threshold = soft = squared
-        else:
-            # A share of the examples' own noise may be fitted; of what gets through, the data
-            # set's part alone is held back: that of single batches averages out.
-            own = dataset_share(decay, count, sample_size, dataset_size)
-            left = own * jnp.square(1 - fitted)
-            threshold = squared * (1 - own + left)
-            soft = squared * left if gate == "soft" else threshold
-        return unit, threshold, soft if softness is None else softness / unit
-
-    def open_gate(
-        kind: str, signal_sq: Array, noise: Array, threshold: Scalar, lam: Scalar
-    ) -> Array:
-        # At the first step streaming noise and squared signal are one number: rounding must not
-        # open the gate.
-        tie = 8 * jnp.finfo(noise.dtype).eps if kind == "streaming" else 0
-        value = GATES[gate](signal_sq, noise, threshold * (1 + tie), lam)
-        return jnp.asarray(floor + (1 - floor) * value, value.dtype)
-
-    def update_fn(
+    def update(
+        self,
         updates: PyTree,
         state: SnrGateState,
         params: PyTree | None = None,
@@ -231,140 +259,214 @@ def snr_gate(
         sample_size: Scalar | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, SnrGateState]:
-        kind = noise
-        if noise == "auto":
-            kind = "streaming" if sum_sq_diff_grads is None else "exact"
-        check_statistics(
-            kind, sum_sq_diff_grads, sample_size, dataset_size if alpha is None else None
-        )
-        check_shapes(flatten(updates), params)
-        statistics = {"sum_sq_diff_grads": sum_sq_diff_grads, "sample_size": sample_size}
-        extra_args |= {name: x for name, x in statistics.items() if x is not None}
+        """One step."""
+        settings, kind = self.settings, self.settings.kind(sum_sq_diff_grads)
+        self._check(kind, updates, params, sum_sq_diff_grads, sample_size)
+        given = {"sum_sq_diff_grads": sum_sq_diff_grads, "sample_size": sample_size}
+        extra_args |= {name: x for name, x in given.items() if x is not None}
 
         # Moments are float32 where the parameters have 16 bits; Adam's state must not become so.
         narrow = updates if params is None else optax.tree.cast_like(updates, params)
-        new_updates, inner_state = inner.update(narrow, state.inner_state, params, **extra_args)
-        count = jnp.asarray(optax.safe_increment(state.count))
+        new_updates, inner_state = optax.with_extra_args_support(self.inner).update(
+            narrow, state.inner_state, params, **extra_args
+        )
 
-        # From here on: lists over the gated leaves.
-        gated = select(updates, mask, params)
-        grads = [g.astype(accumulator_dtype(g.dtype)) for g in gated.pick(updates, "updates")]
-        axes = [
-            block_axes(block, path, g.shape) for path, g in zip(gated.paths, grads, strict=True)
+        chosen = select(updates, self.mask, params)
+        readings = [
+            read(settings.block, path, jnp.shape(g))
+            for path, g in zip(chosen.paths, chosen.pick(updates, "updates"), strict=True)
         ]
+        check_state(settings, chosen, readings, state)
+        given = self._given(
+            kind, chosen, updates, state, inner_state, sum_sq_diff_grads, sample_size
+        )
+        step = measure(settings, readings, given)
+        memory = _remember(settings, chosen, step, state)
+        gates = _open(settings, readings, kind, given.count, step, memory)
+        through = _apply(chosen.pick(new_updates, "the inner update"), gates, step.finite)
+        new_state = self._next(chosen, state, inner_state, given.count, step, memory, gates)
+        return chosen.put(through, new_updates), new_state
 
-        own: list[Array] = []
-        decay: Scalar = 0.0
-        previous = momentum = grads
-        if averaged and (shared := inner_momentum(state.inner_state)) is not None:
-            decay = measured_decay(inner, updates, **extra_args)
-            previous = gated.pick(shared, "the inner momentum")
-            momentum = gated.pick(inner_momentum(inner_state), "the inner momentum")
+    def _check(
+        self,
+        kind: str,
+        updates: PyTree,
+        params: PyTree | None,
+        sum_sq_diff_grads: PyTree | None,
+        sample_size: Scalar | None,
+    ) -> None:
+        """Refuse what cannot be right, before anything is done."""
+        size_matters = self.settings.alpha is None
+        dataset_size = self.settings.dataset_size if size_matters else None
+        leaves = flatten(updates)
+        check_statistics(kind, sum_sq_diff_grads, sample_size, dataset_size)
+        check_origin(leaves, sum_sq_diff_grads, self.settings.noise)
+        check_shapes(leaves, params)
+
+    def _zeros(self, chosen: Selection, params: PyTree) -> PyTree:
+        """A zero for every sum of evidence, float32 or wider."""
+        leaves = [jnp.asarray(p) for p in chosen.pick(params, "params")]
+        readings = zip(chosen.paths, leaves, strict=True)
+        return chosen.put(
+            [read(self.settings.block, path, p.shape).zeros(p) for path, p in readings]
+        )
+
+    def _given(
+        self,
+        kind: str,
+        chosen: Selection,
+        updates: PyTree,
+        state: SnrGateState,
+        inner_state: optax.OptState,
+        sum_sq_diff_grads: PyTree | None,
+        sample_size: Scalar | None,
+    ) -> Given:
+        """What the update is given, as lists over the gated leaves."""
+        picked = [jnp.asarray(g) for g in chosen.pick(updates, "updates")]
+        places = np.flatnonzero(chosen.chosen)
+        own = inner = sums = None
+        averaged = self.settings.averaged
+        if averaged and (shared := inner_momentum(state.inner_state, updates)) is not None:
+            after = inner_momentum(inner_state, updates)
+            inner = tuple(chosen.pick(m, "the inner momentum") for m in (shared, after))
         elif averaged:
-            decay = _B1 if b1 is None else b1
-            previous = gated.pick(state.momentum, "state.momentum")
-            own = momentum = _average(previous, grads, decay)
+            own = chosen.pick(state.momentum, "state.momentum")
+        if kind != "streaming":
+            sums = chosen.pick(sum_sq_diff_grads, "sum_sq_diff_grads")
+        return Given(
+            kind=kind,
+            grads=[g.astype(accumulator_dtype(g.dtype)) for g in picked],
+            sums=sums,
+            sample_size=None if sample_size is None else sample_size * microbatches(),
+            own=own,
+            inner=inner,
+            decay=self.inner_b1 if own is None else self.b1,
+            last_decay=state.momentum_decay,
+            count=jnp.asarray(optax.safe_increment(state.count)),
+            spread=state.spread[places],
+            skipped=state.skipped_steps[places],
+        )
 
-        if kind == "streaming":
-            noises = [
-                pool(jnp.square(g - m), a) for g, m, a in zip(grads, previous, axes, strict=True)
-            ]
-        else:
-            noises = _exact_noise(gated, grads, axes, sum_sq_diff_grads, sample_size)
-        unit, threshold, lam = thresholds(kind, decay, count, sample_size)
-        if averaged:
-            momentum = optax.tree.bias_correction(momentum, decay, count)
-        signals = [
-            pool(jnp.square(m.astype(s.dtype)), a) / unit
-            for m, s, a in zip(momentum, noises, axes, strict=True)
-        ]
-        # Statistics that overflow must not shut a gate for good: their blocks sit out this step.
-        finite = [jnp.isfinite(s) for s in noises]
-        running: list[Array] = []
-        if averaged:
-            before = gated.pick(state.noise, "state.noise")
-            running, noises = _running(before, noises, finite, noise_decay, count)
-        evidence: list[Array] = []
-        if remembered:
-            before = gated.pick(state.signal, "state.signal")
-            both = [ok & jnp.isfinite(x) for ok, x in zip(finite, signals, strict=True)]
-            evidence, signals = _running(before, signals, both, signal_decay, count)
-
-        values = [
-            jnp.where(
-                ok, jnp.where(count <= warmup_steps, 1, open_gate(kind, x, s, threshold, lam)), 0
-            )
-            for x, s, ok in zip(signals, noises, finite, strict=True)
-        ]
-        through = [
-            (u * q).astype(u.dtype)
-            for u, q in zip(gated.pick(new_updates, "the inner update"), values, strict=True)
-        ]
-        fractions, overall = _fractions(values, grads, gated)
-        return gated.put(through, new_updates), SnrGateState(
+    def _next(
+        self,
+        chosen: Selection,
+        state: SnrGateState,
+        inner_state: optax.OptState,
+        count: Array,
+        step: Step,
+        memory: "_Memory",
+        gates: list[Array],
+    ) -> SnrGateState:
+        """The state after the step."""
+        places = np.flatnonzero(chosen.chosen)
+        fractions, overall = _fractions(gates, chosen)
+        return SnrGateState(
             count=count,
-            noise=gated.put(running) if averaged else (),
-            signal=gated.put(evidence) if remembered else (),
-            momentum=gated.put(own) if own else state.momentum,
+            noise=chosen.put(memory.running_noise) if self.settings.averaged else (),
+            signal=chosen.put(memory.running_signal) if self.settings.remembers else (),
+            momentum=state.momentum if step.momentum is None else chosen.put(step.momentum),
+            momentum_decay=jnp.asarray(step.decay, state.momentum_decay.dtype),
+            spread=state.spread.at[places].set(step.spread),
+            skipped_steps=state.skipped_steps.at[places].set(step.skipped),
             gate_fraction=overall,
             gate_fractions=fractions,
             inner_state=inner_state,
         )
 
-    # pyrefly: ignore [bad-argument-type]  the extra arguments that update_fn names are optional
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+class _Memory(NamedTuple):
+    """Running averages, and the same bias-corrected: lists over the gated leaves."""
+
+    running_noise: list[Any]
+    running_signal: list[Any]
+    noise: list[Any]
+    signal: list[Any]
 
 
-def _exact_noise(
-    gated: Selection,
-    grads: list[Array],
-    axes: list[tuple[int, ...]],
-    sum_sq_diff_grads: PyTree,
-    sample_size: Scalar | None,
-) -> list[Array]:
-    """The variance of the batch mean in every block, from the batch's own examples."""
-    assert sample_size is not None  # check_statistics
-    sums = gated.pick(sum_sq_diff_grads, "sum_sq_diff_grads")
-    return [
-        noise_of_mean(g, pooled_sums(path, ssd, g, a), sample_size)
-        for path, ssd, g, a in zip(gated.paths, sums, grads, axes, strict=True)
-    ]
-
-
-def _average(old: list[Array], new: list[Array], decay: Scalar) -> list[Array]:
-    """One step of an exponential moving average, in the dtype of the average."""
-    return [
-        jnp.asarray(decay * a + (1 - decay) * x, a.dtype) for a, x in zip(old, new, strict=True)
-    ]
+def _remember(settings: Settings, chosen: Selection, step: Step, state: SnrGateState) -> _Memory:
+    """Average noise and signal over steps, where they are to be averaged."""
+    memory = _Memory([], [], step.noise, step.signal)
+    if settings.averaged:
+        before = chosen.pick(state.noise, "state.noise")
+        running, noise = _running(before, step.noise, step, settings.noise_decay)
+        memory = memory._replace(running_noise=running, noise=noise)
+    if settings.remembers:
+        before = chosen.pick(state.signal, "state.signal")
+        running, signal = _running(before, step.signal, step, settings.memory)
+        memory = memory._replace(running_signal=running, signal=signal)
+    return memory
 
 
 def _running(
-    before: list[Array], now: list[Array], finite: list[Array], decay: Scalar, count: Array
-) -> tuple[list[Array], list[Array]]:
-    """A running average where the new values are finite, and the same bias-corrected."""
-    after = zip(finite, _average(before, now, decay), before, strict=True)
-    running = [jnp.where(ok, new, old) for ok, new, old in after]
-    return running, optax.tree.bias_correction(running, decay, count)
+    before: list[Any], now: list[Any], step: Step, decay: Scalar
+) -> tuple[list[Any], list[Any]]:
+    """Running averages of what counts, and the same bias-corrected."""
+    weight = 1 - jnp.asarray(decay, step.units.signal.dtype) ** step.age
+    running = [
+        jax.tree.map(functools.partial(_blend, step.counts[i], decay), old, new)
+        for i, (old, new) in enumerate(zip(before, now, strict=True))
+    ]
+    corrected = [
+        jax.tree.map(
+            lambda x, new, i=i: None if new is None else x / weight[i].astype(x.dtype), mean, new
+        )
+        for i, (mean, new) in enumerate(zip(running, now, strict=True))
+    ]
+    return running, corrected
 
 
-def _zeros(gated: Selection, params: PyTree, block: Block) -> PyTree:
-    """A zero for every block of the gated parameters, float32 or wider."""
-    return gated.put(
-        [
-            # Made of the parameter, so that it is sharded as the parameter is.
-            pool(jnp.zeros_like(p, accumulator_dtype(p.dtype)), block_axes(block, path, p.shape))
-            for path, p in zip(gated.paths, gated.pick(params, "params"), strict=True)
-        ]
-    )
+def _blend(counts: Array, decay: Scalar, old: Array, new: Array | None) -> Array:
+    """The next running average; the old one where there is nothing new, or nothing finite."""
+    if new is None:
+        return old
+    (mean,) = average([old], [new], decay)
+    return jnp.where(counts, mean, old)
+
+
+def _open(
+    settings: Settings,
+    readings: list[Reading],
+    kind: str,
+    count: Array,
+    step: Step,
+    memory: _Memory,
+) -> list[Array]:
+    """The gates of every leaf, in shapes that broadcast against it."""
+    gates = []
+    for i, reading in enumerate(readings):
+        units = jax.tree.map(lambda u, i=i: u[i], step.units)
+        value = reading.gates(memory.signal[i], memory.noise[i], settings.rule(kind, units))
+        value = jnp.where(count <= settings.warmup_steps, 1, value)
+        gates.append(jnp.where(step.finite[i], value, 0))
+    return gates
+
+
+def _apply(updates: list[Array], gates: list[Array], finite: Array) -> list[Array]:
+    """The updates as far as their gates are open.
+
+    Nothing gets past a shut gate, whatever the inner transformation returns there; but where the
+    gradient itself is not finite, the gate does not hide what the inner one makes of it.
+    """
+    through = []
+    for i, (u, q) in enumerate(zip(map(jnp.asarray, updates), gates, strict=True)):
+        shut = jnp.where(finite[i] | jnp.isfinite(u), 0, u)
+        through.append(jnp.where(q == 0, shut, (u * q).astype(u.dtype)))
+    return through
+
+
+def _zero_momentum(chosen: Selection, params: PyTree) -> PyTree:
+    """A zero for every gated parameter, float32 or wider, sharded as the parameter is."""
+    leaves = [jnp.asarray(p) for p in chosen.pick(params, "params")]
+    return chosen.put([jnp.zeros_like(p, accumulator_dtype(p.dtype)) for p in leaves])
 
 
 def _fractions(
-    values: list[Array], grads: list[Array], gated: Selection
+    gates: list[Array], chosen: Selection
 ) -> tuple[Float[Array, " leaves"], Float[Array, ""]]:
     """The mean gate of every leaf (1 where ungated), and of all gated parameters together."""
-    per_leaf = jnp.ones(len(gated.chosen), jnp.float32)
-    if not values:
+    per_leaf = jnp.ones(len(chosen.chosen), jnp.float32)
+    sizes = np.array([np.prod(shape) for shape in chosen.shapes], np.float32)
+    if not sizes.sum():
         return per_leaf, jnp.ones((), jnp.float32)
-    means = jnp.stack([jnp.mean(q).astype(jnp.float32) for q in values])
-    sizes = np.array([g.size for g in grads], np.float32)
-    return per_leaf.at[np.flatnonzero(gated.chosen)].set(means), means @ (sizes / sizes.sum())
+    means = jnp.stack([jnp.mean(q, dtype=jnp.float32) if q.size else 1.0 for q in gates])
+    return per_leaf.at[np.flatnonzero(chosen.chosen)].set(means), means @ (sizes / sizes.sum())

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-__all__ = ["Leaves", "Selection", "check_floating", "flatten", "is_masked", "select"]
+__all__ = ["Leaves", "Selection", "check_floating", "flatten", "is_function", "is_masked", "select"]
 
 
 def is_masked(x: Any) -> bool:
@@ -38,11 +38,33 @@ class Leaves(NamedTuple):
         """
         try:
             return self.treedef.flatten_up_to(tree)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{name} does not have the tree structure of the updates ({error}); "
-                "pass a tree with one leaf for every parameter"
-            ) from error
+        except (ValueError, TypeError, KeyError):
+            pass
+        # The error of JAX would print the arrays, so it is not the cause of this one.
+        raise ValueError(
+            f"{name} does not have the tree structure of the updates ({self._difference(tree)}); "
+            "pass a tree with one leaf for every parameter"
+        )
+
+    def _difference(self, tree: Any) -> str:
+        """In what the paths of another tree differ."""
+        given = flatten(tree).paths
+        missing = [p for p in self.paths if p not in given]
+        extra = [p for p in given if p not in self.paths]
+        told = [
+            f"{word} {', '.join(map(repr, paths[:3]))}" + (", ..." if len(paths) > 3 else "")
+            for word, paths in (("it lacks", missing), ("it has besides", extra))
+            if paths
+        ]
+        return " and ".join(told) or "its containers are of another kind"
+
+
+def is_function(x: Any) -> bool:
+    """Whether a mask is a function of the parameters, and not a tree of flags that can be called.
+
+    A module of Equinox or Flax is both: its leaves are what is meant.
+    """
+    return callable(x) and jax.tree.leaves(x) == [x]
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -71,9 +93,20 @@ def check_floating(leaves: Leaves, what: str) -> None:
         TypeError: a leaf is not a real floating-point array; the message names it.
     """
     for path, value in zip(leaves.paths, leaves.values, strict=True):
-        if not is_masked(value) and not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        if is_masked(value):
+            continue
+        dtype = getattr(value, "dtype", None)
+        if dtype is None and isinstance(value, (bool, int, float, complex)):
+            dtype = jnp.result_type(value)
+        if dtype is None:
+            kind = getattr(value, "__name__", type(value).__name__)
             raise TypeError(
-                f"{what} {path!r} has dtype {jnp.result_type(value)}, which has no real gradient; "
+                f"{what} {path!r} is no array but {kind!r}; keep it out of the parameters "
+                "(equinox.partition and nnx.split do), or wrap the transformation in optax.masked"
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{what} {path!r} has dtype {dtype}, which has no real gradient; "
                 "keep it out of the parameters, or wrap the transformation in optax.masked"
             )
 
@@ -83,6 +116,12 @@ class Selection(NamedTuple):
 
     leaves: Leaves
     chosen: list[bool]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the chosen leaves."""
+        values = zip(self.leaves.values, self.chosen, strict=True)
+        return [jnp.shape(x) for x, on in values if on]
 
     @property
     def paths(self) -> list[str]:
@@ -128,12 +167,16 @@ def select(tree: Any, mask: Any | Callable[[Any], Any] | None, params: Any = Non
     present = [not is_masked(x) for x in leaves.values]
     if mask is None or not leaves.values:
         return Selection(leaves, present)
-    flags = mask(tree if params is None else params) if callable(mask) else mask
+    flags = mask
+    if is_function(mask):
+        flags = mask(tree if params is None else params)
     try:
         chosen = jax.tree.leaves(jax.tree.broadcast(flags, tree, is_leaf=is_masked))
-    except ValueError as error:
+    except ValueError:
+        chosen = None
+    if chosen is None:
         raise ValueError(
-            f"mask is not a prefix of the parameter tree ({error}); give one boolean for every "
-            "parameter or subtree"
-        ) from error
+            f"mask is not a prefix of the parameter tree: it has {flatten(flags).paths[:5]}, the "
+            f"parameters are {leaves.paths[:5]}; give one boolean for every parameter or subtree"
+        )
     return Selection(leaves, [p and bool(c) for p, c in zip(present, chosen, strict=True)])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from snrgate.annotations import Scalar
 from snrgate.gate import null_level
+from snrgate.moments.origin import note
 from snrgate.moments.statistics import Moments
 
 __all__ = ["add_groups"]
@@ -73,4 +74,4 @@ def add_groups(
         lambda *noises: sum(s * f.astype(s.dtype) for s, f in zip(noises, factors, strict=True)),
         *(g.noise for g in groups),
     )
-    return Moments(mean, sums, size)
+    return note(Moments(mean, sums, size))

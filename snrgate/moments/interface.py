@@ -11,6 +11,7 @@ import numpy as np
 from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.block import BLOCKS, Block
 from snrgate.moments.factored import factored_moments
+from snrgate.moments.origin import note
 from snrgate.moments.per_example import vmap_moments
 from snrgate.moments.sharded import axes_of_examples, on_own_examples
 from snrgate.moments.statistics import Moments, merge, merge_across
@@ -152,6 +153,7 @@ def value_and_moments(
         if counted_once:
             # Known now, under jit too: the gate can check it against the size of the data set.
             moments = moments._replace(sample_size=np.asarray(size, jnp.result_type(float)))
+        moments = note(moments)
         return ((loss, aux) if has_aux else loss), moments
 
     return grad_fn

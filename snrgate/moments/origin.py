@@ -1,0 +1,41 @@
+"""Which sums of squared differences belong to which mean.
+
+The noise of a batch belongs to the mean of that batch. A clip between the two changes the mean
+alone, and the gate would compare a small signal with a large noise. Both are plain arrays, so
+:func:`snrgate.value_and_moments` notes here, for as long as they live, which belong together.
+What crosses the border of a ``jit`` is a new array, of which nothing is known.
+"""
+
+import weakref
+from typing import Any
+
+import jax
+
+from snrgate.moments.statistics import Moments
+
+__all__ = ["is_noted_mean", "mean_of", "note"]
+
+# From the identity of an array to the array, and to the mean that belongs to it.
+_MEAN_OF: dict[int, tuple[weakref.ref[Any], weakref.ref[Any]]] = {}
+
+
+def note(moments: Moments) -> Moments:
+    """Remember of every leaf of ``moments`` which mean it belongs to; returns ``moments``."""
+    means, sums = map(jax.tree.leaves, (moments.mean, moments.sum_sq_diff))
+    for mean, squares in zip(means, sums, strict=True):
+        for array in (mean, squares):
+            key = id(array)
+            gone = weakref.ref(array, lambda _, key=key: _MEAN_OF.pop(key, None))
+            _MEAN_OF[key] = gone, weakref.ref(mean)
+    return moments
+
+
+def mean_of(sums: Any) -> Any | None:
+    """The mean that an array of :func:`note` belongs to, or ``None`` where nothing is known."""
+    array, mean = _MEAN_OF.get(id(sums), (None, None))
+    return mean() if mean is not None and array is not None and array() is sums else None
+
+
+def is_noted_mean(x: Any) -> bool:
+    """Whether an array is the mean of moments that were noted."""
+    return mean_of(x) is x and x is not None
