@@ -113,7 +113,7 @@ def units(
         >>> from snrgate import spread
         >>> batch = spread.batch_of(4, 8)
         >>> first = spread.next_spread(jnp.zeros(()), batch, 0.9)
-        >>> now = spread.units("exact", batch, 0.9, jnp.ones(()), jnp.zeros(()), first)
+        >>> now = spread.units("exact", batch, 0.9, jnp.array(1), jnp.zeros(()), first)
         >>> print(f"{now.signal:.3f} {now.noise:.3f} {now.own:.3f}")
         0.250 0.250 0.500
     """

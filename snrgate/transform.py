@@ -1,16 +1,15 @@
 """The gate around an optax transformation: measure, remember, open, apply."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from snrgate.annotations import Array, Float, Int, PyTree, Scalar
+from snrgate.apply import apply_gates, fractions, open_gates
 from snrgate.block import Block
 from snrgate.checks import (
     check_origin,
@@ -19,9 +18,10 @@ from snrgate.checks import (
     check_statistics,
     microbatches,
 )
-from snrgate.evidence import Reading, read
+from snrgate.evidence import read
 from snrgate.gate import GateRule
-from snrgate.measure import Given, Step, average, measure
+from snrgate.measure import Given, Step, measure
+from snrgate.memory import Memory, remember
 from snrgate.moments.statistics import accumulator_dtype
 from snrgate.momentum import inner_momentum
 from snrgate.settings import Settings, check_ranges, exact_defaults
@@ -281,9 +281,9 @@ class Gated:
             kind, chosen, updates, state, inner_state, sum_sq_diff_grads, sample_size
         )
         step = measure(settings, readings, given)
-        memory = _remember(settings, chosen, step, state)
-        gates = _open(settings, readings, kind, given.count, step, memory)
-        through = _apply(chosen.pick(new_updates, "the inner update"), gates, step.finite)
+        memory = remember(settings, chosen, step, state.noise, state.signal)
+        gates = open_gates(settings, readings, kind, given.count, step, memory)
+        through = apply_gates(chosen.pick(new_updates, "the inner update"), gates, step.finite)
         new_state = self._next(chosen, state, inner_state, given.count, step, memory, gates)
         return chosen.put(through, new_updates), new_state
 
@@ -354,12 +354,12 @@ class Gated:
         inner_state: optax.OptState,
         count: Array,
         step: Step,
-        memory: "_Memory",
+        memory: Memory,
         gates: list[Array],
     ) -> SnrGateState:
         """The state after the step."""
         places = np.flatnonzero(chosen.chosen)
-        fractions, overall = _fractions(gates, chosen)
+        per_leaf, overall = fractions(gates, chosen)
         return SnrGateState(
             count=count,
             noise=chosen.put(memory.running_noise) if self.settings.averaged else (),
@@ -369,104 +369,12 @@ class Gated:
             spread=state.spread.at[places].set(step.spread),
             skipped_steps=state.skipped_steps.at[places].set(step.skipped),
             gate_fraction=overall,
-            gate_fractions=fractions,
+            gate_fractions=per_leaf,
             inner_state=inner_state,
         )
-
-
-class _Memory(NamedTuple):
-    """Running averages, and the same bias-corrected: lists over the gated leaves."""
-
-    running_noise: list[Any]
-    running_signal: list[Any]
-    noise: list[Any]
-    signal: list[Any]
-
-
-def _remember(settings: Settings, chosen: Selection, step: Step, state: SnrGateState) -> _Memory:
-    """Average noise and signal over steps, where they are to be averaged."""
-    memory = _Memory([], [], step.noise, step.signal)
-    if settings.averaged:
-        before = chosen.pick(state.noise, "state.noise")
-        running, noise = _running(before, step.noise, step, settings.noise_decay)
-        memory = memory._replace(running_noise=running, noise=noise)
-    if settings.remembers:
-        before = chosen.pick(state.signal, "state.signal")
-        running, signal = _running(before, step.signal, step, settings.memory)
-        memory = memory._replace(running_signal=running, signal=signal)
-    return memory
-
-
-def _running(
-    before: list[Any], now: list[Any], step: Step, decay: Scalar
-) -> tuple[list[Any], list[Any]]:
-    """Running averages of what counts, and the same bias-corrected."""
-    weight = 1 - jnp.asarray(decay, step.units.signal.dtype) ** step.age
-    running = [
-        jax.tree.map(functools.partial(_blend, step.counts[i], decay), old, new)
-        for i, (old, new) in enumerate(zip(before, now, strict=True))
-    ]
-    corrected = [
-        jax.tree.map(
-            lambda x, new, i=i: None if new is None else x / weight[i].astype(x.dtype), mean, new
-        )
-        for i, (mean, new) in enumerate(zip(running, now, strict=True))
-    ]
-    return running, corrected
-
-
-def _blend(counts: Array, decay: Scalar, old: Array, new: Array | None) -> Array:
-    """The next running average; the old one where there is nothing new, or nothing finite."""
-    if new is None:
-        return old
-    (mean,) = average([old], [new], decay)
-    return jnp.where(counts, mean, old)
-
-
-def _open(
-    settings: Settings,
-    readings: list[Reading],
-    kind: str,
-    count: Array,
-    step: Step,
-    memory: _Memory,
-) -> list[Array]:
-    """The gates of every leaf, in shapes that broadcast against it."""
-    gates = []
-    for i, reading in enumerate(readings):
-        units = jax.tree.map(lambda u, i=i: u[i], step.units)
-        value = reading.gates(memory.signal[i], memory.noise[i], settings.rule(kind, units))
-        value = jnp.where(count <= settings.warmup_steps, 1, value)
-        gates.append(jnp.where(step.finite[i], value, 0))
-    return gates
-
-
-def _apply(updates: list[Array], gates: list[Array], finite: Array) -> list[Array]:
-    """The updates as far as their gates are open.
-
-    Nothing gets past a shut gate, whatever the inner transformation returns there; but where the
-    gradient itself is not finite, the gate does not hide what the inner one makes of it.
-    """
-    through = []
-    for i, (u, q) in enumerate(zip(map(jnp.asarray, updates), gates, strict=True)):
-        shut = jnp.where(finite[i] | jnp.isfinite(u), 0, u)
-        through.append(jnp.where(q == 0, shut, (u * q).astype(u.dtype)))
-    return through
 
 
 def _zero_momentum(chosen: Selection, params: PyTree) -> PyTree:
     """A zero for every gated parameter, float32 or wider, sharded as the parameter is."""
     leaves = [jnp.asarray(p) for p in chosen.pick(params, "params")]
     return chosen.put([jnp.zeros_like(p, accumulator_dtype(p.dtype)) for p in leaves])
-
-
-def _fractions(
-    gates: list[Array], chosen: Selection
-) -> tuple[Float[Array, " leaves"], Float[Array, ""]]:
-    """The mean gate of every leaf (1 where ungated), and of all gated parameters together."""
-    per_leaf = jnp.ones(len(chosen.chosen), jnp.float32)
-    sizes = np.array([np.prod(shape) for shape in chosen.shapes], np.float32)
-    if not sizes.sum():
-        return per_leaf, jnp.ones((), jnp.float32)
-    means = jnp.stack([jnp.mean(q, dtype=jnp.float32) if q.size else 1.0 for q in gates])
-    return per_leaf.at[np.flatnonzero(chosen.chosen)].set(means), means @ (sizes / sizes.sum())

@@ -16,7 +16,11 @@ LIBRARY = [
     {"annotations"},
     {"gate", "block", "trees"},
     {"moments"},
-    {"checks", "momentum", "transform", "alias", "diagnostics"},
+    {"spread", "evidence", "momentum", "diagnostics"},
+    {"settings"},
+    {"checks", "measure"},
+    {"memory", "apply"},
+    {"transform", "alias"},
     {"__init__"},
     {"models"},
 ]

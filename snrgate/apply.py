@@ -1,0 +1,57 @@
+"""The gates of one step, and what they let through."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snrgate.annotations import Array, Float
+from snrgate.evidence import Reading
+from snrgate.measure import Step
+from snrgate.memory import Memory
+from snrgate.settings import Settings
+from snrgate.trees import Selection
+
+__all__ = ["apply_gates", "fractions", "open_gates"]
+
+
+def open_gates(
+    settings: Settings,
+    readings: list[Reading],
+    kind: str,
+    count: Array,
+    step: Step,
+    memory: Memory,
+) -> list[Array]:
+    """The gates of every leaf, in shapes that broadcast against it."""
+    gates = []
+    for i, reading in enumerate(readings):
+        units = jax.tree.map(lambda u, i=i: u[i], step.units)
+        value = reading.gates(memory.signal[i], memory.noise[i], settings.rule(kind, units))
+        value = jnp.where(count <= settings.warmup_steps, 1, value)
+        gates.append(jnp.where(step.finite[i], value, 0))
+    return gates
+
+
+def apply_gates(updates: list[Array], gates: list[Array], finite: Array) -> list[Array]:
+    """The updates as far as their gates are open.
+
+    Nothing gets past a shut gate, whatever the inner transformation returns there; but where the
+    gradient itself is not finite, the gate does not hide what the inner one makes of it.
+    """
+    through = []
+    for i, (u, q) in enumerate(zip(map(jnp.asarray, updates), gates, strict=True)):
+        shut = jnp.where(finite[i] | jnp.isfinite(u), 0, u)
+        through.append(jnp.where(q == 0, shut, (u * q).astype(u.dtype)))
+    return through
+
+
+def fractions(
+    gates: list[Array], chosen: Selection
+) -> tuple[Float[Array, " leaves"], Float[Array, ""]]:
+    """The mean gate of every leaf (1 where ungated), and of all gated parameters together."""
+    per_leaf = jnp.ones(len(chosen.chosen), jnp.float32)
+    sizes = np.array([np.prod(shape) for shape in chosen.shapes], np.float32)
+    if not sizes.sum():
+        return per_leaf, jnp.ones((), jnp.float32)
+    means = jnp.stack([jnp.mean(q, dtype=jnp.float32) if q.size else 1.0 for q in gates])
+    return per_leaf.at[np.flatnonzero(chosen.chosen)].set(means), means @ (sizes / sizes.sum())
