@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from snrgate.annotations import Array, Float
 from snrgate.block import Block, block_axes, known_unit_axes, pooled_shape
@@ -37,6 +38,14 @@ class Pooled(NamedTuple):
         """A zero for every sum; made of the parameter, so that it is sharded as that is."""
         return pool(jnp.zeros_like(like, accumulator_dtype(like.dtype)), self.axes)
 
+    def unpacked(self, remembered: Array) -> Array:
+        """The sums as they are remembered."""
+        return remembered
+
+    def packed(self, sums: Array) -> Array:
+        """The sums as they are to be remembered."""
+        return sums
+
     def squares(self, x: Float[Array, "..."], like: Any) -> Array:
         """The sums of ``x**2``, for the blocks of the noise ``like``."""
         return pool(jnp.square(x.astype(like.dtype)), self.axes)
@@ -59,16 +68,19 @@ class Pooled(NamedTuple):
 
 
 class Sided(NamedTuple):
-    r"""Nothing tells which axis faces the output: the evidence of every side, each by itself.
+    r"""Nothing tells which axes face the output: the sums of every side, and the best one is taken.
 
-    The evidence of one number follows from the sums over everything that shares an axis with it,
+    A side keeps one axis (or one axis and the first, which may be a stack of layers), and its
+    units are pooled over everything else. Where the moments say which side it is, that side is
+    taken alone. Otherwise the one is taken whose units differ most in their ratio
+    :math:`x_u` of signal to noise, by the likelihood ratio of unequal against equal variances
+    (Bartlett) less the price of its number of units (Schwarz):
 
-    .. math:: T_{ij} = T_{i \cdot}\, T_{\cdot j} \,/\, T,
+    .. math:: \sum_u \frac{m_u}{2} \Big(\frac{x_u}{x} - 1 - \log\frac{x_u}{x}\Big)
+              - \frac{\text{units}}{2} \log n
 
-    for signal and noise alike, as Adafactor has it. A unit without signal is found whether it is
-    a row or a column, and one that is open is as open as the unit's own sums say. From three axes
-    on, the first one is taken for a stack of layers, each with two sides (or more) of its own.
-    Where the moments say which side it is, that side is taken alone.
+    with :math:`m_u` numbers in a unit, :math:`n` in the tensor and :math:`x` its whole ratio. A
+    unit without signal is so found whether it is a row or a column.
     """
 
     path: str
@@ -76,29 +88,35 @@ class Sided(NamedTuple):
 
     @property
     def kept(self) -> list[tuple[int, ...]]:
-        """The axes that are kept in each sum: one by one, and each within the first."""
+        """The axes that each side keeps."""
         n = len(self.shape)
-        alone = [(a,) for a in range(n)]
-        return alone if n == 2 else [*alone, *((0, a) for a in range(1, n))]
-
-    @property
-    def _sides(self) -> list[int]:
-        """Which of the sums make up the evidence where every number has its own noise."""
-        n = len(self.shape)
-        return [0, 1] if n == 2 else list(range(n, 2 * n - 1))
+        return [(a,) for a in range(n)] + [(0, a) for a in range(1, n) if n > 2]
 
     def _over(self, kept: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(i for i in range(len(self.shape)) if i not in kept)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """The shapes of the sums."""
+        """The shape in which the sums of all sides are remembered."""
+        return [(sum(map(math.prod, self._shapes)),)]
+
+    @property
+    def _shapes(self) -> list[tuple[int, ...]]:
         return [pooled_shape(self.shape, self._over(kept)) for kept in self.kept]
 
-    def zeros(self, like: Array) -> tuple[Array, ...]:
+    def zeros(self, like: Array) -> Array:
         """A zero for every sum."""
-        zeros = jnp.zeros_like(like, accumulator_dtype(like.dtype))
-        return tuple(pool(zeros, self._over(kept)) for kept in self.kept)
+        return jnp.zeros(self.shapes[0], accumulator_dtype(like.dtype))
+
+    def unpacked(self, remembered: Array) -> tuple[Array, ...]:
+        """The sums of every side, each in its shape."""
+        sizes = [math.prod(shape) for shape in self._shapes]
+        parts = jnp.split(remembered, np.cumsum(sizes)[:-1])
+        return tuple(x.reshape(shape) for x, shape in zip(parts, self._shapes, strict=True))
+
+    def packed(self, sums: tuple[Array, ...]) -> Array:
+        """The sums of every side in one vector."""
+        return jnp.concatenate([x.reshape(-1) for x in sums])
 
     def squares(self, x: Float[Array, "..."], like: Any) -> tuple[Array | None, ...]:
         """The sums of ``x**2``, where ``like`` has some."""
@@ -114,28 +132,29 @@ class Sided(NamedTuple):
             ValueError: they are summed over something else.
         """
         if given.shape == self.shape:
-            return tuple(
-                pool(given, self._over(kept)) if i in self._sides else None
-                for i, kept in enumerate(self.kept)
-            )
-        if given.shape not in self.shapes:
-            raise ValueError(_refusal(self.path, self.shape, given.shape, self.shapes))
-        found = self.shapes.index(given.shape)
-        return tuple(given if i == found else None for i in range(len(self.shapes)))
+            return tuple(pool(given, self._over(kept)) for kept in self.kept)
+        if given.shape not in self._shapes:
+            raise ValueError(_refusal(self.path, self.shape, given.shape, self._shapes))
+        found = self._shapes.index(given.shape)
+        return tuple(given if i == found else None for i in range(len(self._shapes)))
 
     def gates(self, signal: Any, noise: Any, rule: Rule) -> Array:
         """The gates, which broadcast against the parameter."""
         given = [i for i, s in enumerate(signal) if s is not None]
+        gates = [rule(signal[i], noise[i]) for i in given]
         if len(given) == 1:
-            return rule(signal[given[0]], noise[given[0]])
-        return rule(*(self._evidence([sums[i] for i in given]) for sums in (signal, noise)))
+            return gates[0]
+        best = jnp.argmax(jnp.array([self._difference(signal[i], noise[i]) for i in given]))
+        return sum(jnp.where(best == i, gate, 0) for i, gate in enumerate(gates))
 
-    def _evidence(self, sums: list[Array]) -> Array:
-        """Of every number, from the sums of its sides."""
-        first = 0 if len(self.shape) == 2 else 1
-        total = pool(sums[0], (first,))
-        shares = (x / jnp.where(total > 0, total, 1) for x in sums)
-        return math.prod(shares, start=total)
+    def _difference(self, signal: Array, noise: Array) -> Array:
+        """How much the units of one side differ, less the price of their number."""
+        total = jnp.sum(signal) / jnp.sum(noise)
+        ratio = signal / (noise * jnp.where(total > 0, total, 1))
+        ratio = jnp.where((noise > 0) & (total > 0), jnp.maximum(ratio, 1e-6), 1)
+        numbers = math.prod(self.shape)
+        gain = jnp.sum(ratio - 1 - jnp.log(ratio)) * (numbers / ratio.size) / 2
+        return gain - ratio.size / 2 * math.log(numbers)
 
 
 Reading = Pooled | Sided

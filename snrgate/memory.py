@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from snrgate.annotations import Array, PyTree, Scalar
+from snrgate.annotations import Array, Scalar
+from snrgate.evidence import Reading
 from snrgate.measure import Step, average
 from snrgate.settings import Settings
-from snrgate.trees import Selection
 
 __all__ = ["Memory", "remember"]
 
@@ -24,29 +24,31 @@ class Memory(NamedTuple):
 
 
 def remember(
-    settings: Settings, chosen: Selection, step: Step, noise: PyTree, signal: PyTree
+    settings: Settings,
+    readings: list[Reading],
+    step: Step,
+    noise: list[Array],
+    signal: list[Array],
 ) -> Memory:
     """Average noise and signal over steps, where they are to be averaged."""
     memory = Memory([], [], step.noise, step.signal)
     if settings.averaged:
-        before = chosen.pick(noise, "state.noise")
-        running, noise = _running(before, step.noise, step, settings.noise_decay)
-        memory = memory._replace(running_noise=running, noise=noise)
+        running, corrected = _running(readings, noise, step.noise, step, settings.noise_decay)
+        memory = memory._replace(running_noise=running, noise=corrected)
     if settings.remembers:
-        before = chosen.pick(signal, "state.signal")
-        running, signal = _running(before, step.signal, step, settings.memory)
-        memory = memory._replace(running_signal=running, signal=signal)
+        running, corrected = _running(readings, signal, step.signal, step, settings.memory)
+        memory = memory._replace(running_signal=running, signal=corrected)
     return memory
 
 
 def _running(
-    before: list[Any], now: list[Any], step: Step, decay: Scalar
-) -> tuple[list[Any], list[Any]]:
+    readings: list[Reading], before: list[Array], now: list[Any], step: Step, decay: Scalar
+) -> tuple[list[Array], list[Any]]:
     """Running averages of what counts, and the same bias-corrected."""
     weight = 1 - jnp.asarray(decay, step.units.signal.dtype) ** step.age
     running = [
-        jax.tree.map(functools.partial(_blend, step.counts[i], decay), old, new)
-        for i, (old, new) in enumerate(zip(before, now, strict=True))
+        jax.tree.map(functools.partial(_blend, step.counts[i], decay), r.unpacked(old), new)
+        for i, (r, old, new) in enumerate(zip(readings, before, now, strict=True))
     ]
     corrected = [
         jax.tree.map(
@@ -54,7 +56,7 @@ def _running(
         )
         for i, (mean, new) in enumerate(zip(running, now, strict=True))
     ]
-    return running, corrected
+    return [r.packed(x) for r, x in zip(readings, running, strict=True)], corrected
 
 
 def _blend(counts: Array, decay: Scalar, old: Array, new: Array | None) -> Array:

@@ -281,7 +281,11 @@ class Gated:
             kind, chosen, updates, state, inner_state, sum_sq_diff_grads, sample_size
         )
         step = measure(settings, readings, given)
-        memory = remember(settings, chosen, step, state.noise, state.signal)
+        kept = (
+            chosen.pick(getattr(state, name), f"state.{name}") if on else []
+            for name, on in (("noise", settings.averaged), ("signal", settings.remembers))
+        )
+        memory = remember(settings, readings, step, *kept)
         gates = open_gates(settings, readings, kind, given.count, step, memory)
         through = apply_gates(chosen.pick(new_updates, "the inner update"), gates, step.finite)
         new_state = self._next(chosen, state, inner_state, given.count, step, memory, gates)

@@ -37,9 +37,11 @@ class Leaves(NamedTuple):
             ValueError: the structures differ.
         """
         try:
-            return self.treedef.flatten_up_to(tree)
+            matched = self.treedef.flatten_up_to(tree)
         except (ValueError, TypeError, KeyError):
-            pass
+            matched = None
+        if matched is not None and all(map(_one_leaf, self.values, matched)):
+            return matched
         # The error of JAX would print the arrays, so it is not the cause of this one.
         raise ValueError(
             f"{name} does not have the tree structure of the updates ({self._difference(tree)}); "
@@ -57,6 +59,11 @@ class Leaves(NamedTuple):
             if paths
         ]
         return " and ".join(told) or "its containers are of another kind"
+
+
+def _one_leaf(here: Any, there: Any) -> bool:
+    """Whether one leaf stands against one leaf; where this one is masked, anything may."""
+    return is_masked(here) or is_masked(there) or jax.tree_util.all_leaves([there])
 
 
 def is_function(x: Any) -> bool:
