@@ -45,7 +45,7 @@ def assert_close(got, expected, rtol, rounding=None):
     for a, e, r in zip(*leaves, strict=True):
         e = np.asarray(e, np.float64)
         assert a.shape == e.shape
-        atol = rtol * np.abs(e).max() + 1e-13 * np.abs(r).max() + 1e-30
+        atol = rtol * np.abs(e).max(initial=0) + 1e-13 * np.abs(r).max(initial=0) + 1e-30
         np.testing.assert_allclose(np.asarray(a), e, rtol=0, atol=atol)
 
 
@@ -264,6 +264,23 @@ def test_embeddings_with_repeated_tokens(tied, tokens, block):
         ),
         ((3, 2, 2, 4), {"padding": "VALID", "window_strides": (3, 2)}),
         ((3, 3, 1, 4), {"padding": "SAME", "window_strides": (1, 1), "feature_group_count": 2}),
+        (
+            (4, 3, 2, 4),
+            {"padding": [(2, 1), (0, 3)], "window_strides": (1, 1), "lhs_dilation": (3, 2)},
+        ),
+        (
+            (2, 3, 2, 4),
+            {
+                "padding": [(-1, 4), (5, -2)],
+                "window_strides": (1, 1),
+                "lhs_dilation": (2, 3),
+                "rhs_dilation": (2, 1),
+            },
+        ),
+        (
+            (3, 3, 2, 4),
+            {"padding": [(1, 1), (3, 2)], "window_strides": (2, 1), "lhs_dilation": (3, 4)},
+        ),
     ],
 )
 def test_convolutions(kernel, keywords, block):
@@ -290,6 +307,16 @@ def test_convolutions(kernel, keywords, block):
     check(
         loss, draw(9, {"first": kernel, "second": (3, 4, 2, 2)}), draw(10, (BATCH, 7, 6, 2)), block
     )
+
+
+def test_a_transposed_convolution_is_used_at_every_place_of_its_input():
+    def loss(params, example):
+        out = jax.lax.conv_transpose(example[None], params, (4, 4), "SAME")
+        return jnp.sum(jnp.tanh(out) ** 2)
+
+    params, example = draw(9, (4, 4, 3, 2)), draw(10, (7, 7, 3))
+    line = snrgate.explain_moments(loss, params, example, block="unit").splitlines()[1]
+    assert " 49 " in line, line
 
 
 def recurrent(params, example):

@@ -6,16 +6,23 @@ walks back over the latter, by the steps of `steps.py`, and returns the factors.
 understand is one :class:`Whole` term, the gradient itself: never an approximation.
 """
 
+import math
+
+import jax.numpy as jnp
 import numpy as np
 
-from snrgate.moments.factored.layout import Layout
+from snrgate.annotations import Array
+from snrgate.moments.factored.layout import GROUP, LEFT, RIGHT, Layout
 from snrgate.moments.factored.loops import Loop, grouped_layout, over_steps
+from snrgate.moments.factored.repeats import constant_axes
 from snrgate.moments.factored.spans import nonzero_spans
-from snrgate.moments.factored.steps import STEPS
+from snrgate.moments.factored.steps import STEPS, STEPS_OF_ONE
 from snrgate.moments.factored.terms import Factor, Lookup, Product, Shared, Term, Whole
 from snrgate.moments.factored.trace import Atom, Constant, Equation, Program, Variable
 
 __all__ = ["Analysis"]
+
+_OTHER = {LEFT: RIGHT, RIGHT: LEFT}
 
 
 class Analysis:
@@ -28,6 +35,7 @@ class Analysis:
         self._maker: dict[Atom, Equation] = {v: e for e in program.equations for v in e.outputs}
         self._known: dict[Atom, list[Term] | None] = {}
         self.spans = nonzero_spans(program)
+        self.constant_axes = constant_axes(self._maker)
 
     def gradient_terms(self, gradient: Atom) -> list[Term]:
         """Terms whose sum is the gradient: products and shared parts, or one :class:`Whole`.
@@ -43,6 +51,15 @@ class Analysis:
             products = [_like(lookups[0].layout, p) for p in products]
         else:
             products = [_canonical(p) for p in products]
+            if products and not any(p.layout.owned(GROUP) for p in products):
+                layout = max((p.layout for p in products), key=lambda x: len(x.owned(RIGHT)))
+                products = [_spread(p, layout) for p in products]
+            products = _merged(products)
+        scaled = any(p.coefficients for p in products)
+        grouped = any(p.layout.owned(GROUP) for p in products)
+        mixed = scaled and len({p.coefficients for p in products}) > 1
+        if (scaled and lookups) or (mixed and grouped):
+            return [Whole(gradient)]
         if len({t.layout for t in (*products, *lookups)}) > 1:
             return [Whole(gradient)]
         return [*products, *lookups, *(t for t in terms if isinstance(t, Shared))]
@@ -61,6 +78,10 @@ class Analysis:
         """Whether ``atom`` differs between examples."""
         return atom in self.varying
 
+    def maker(self, atom: Atom) -> Equation | None:
+        """The equation that makes ``atom``; ``None`` for a constant and an input."""
+        return self._maker.get(atom)
+
     def is_zero(self, atom: Atom) -> bool:
         """Whether ``atom`` is zero for every example."""
         if isinstance(atom, Constant):
@@ -75,11 +96,14 @@ class Analysis:
     def terms(self, atom: Atom) -> list[Term] | None:
         """Terms whose sum is ``atom``, or ``None``."""
         if not self.varies(atom):
-            return [] if self.is_zero(atom) else [Shared(atom)]
+            return [] if self.is_zero(atom) else [Shared(Factor((atom,), lambda x: x))]
         if atom not in self._known:
             made = self._maker.get(atom)
             if made is not None and made.name == "scan":
                 self._known[atom] = self._scan(made, atom)
+            elif made is not None and made.name in STEPS_OF_ONE:
+                place = made.outputs.index(atom)
+                self._known[atom] = STEPS_OF_ONE[made.name](self, made, place)
             elif made is not None and made.name in STEPS:
                 self._known[atom] = STEPS[made.name](self, made)
             else:
@@ -105,8 +129,9 @@ class Analysis:
             if terms is None:
                 return None
             for term in terms:
-                whole = isinstance(term, Lookup) and start is None  # one table a step
-                if whole or not isinstance(term, Product | Lookup):
+                tables = isinstance(term, Lookup) and start is None  # one a step
+                scaled = isinstance(term, Product) and term.coefficients
+                if tables or scaled or not isinstance(term, Product | Lookup):
                     return None
                 unrolled.append(self._unrolled(term, loop, as_groups=start is None))
         return before + unrolled
@@ -132,3 +157,44 @@ def _canonical(term: Product) -> Product:
 def _like(layout: Layout, term: Product) -> Product:
     """The product, its factors exchanged if that gives it the layout."""
     return term.flipped() if term.layout.flipped() == layout else term
+
+
+def _merged(products: list[Product]) -> list[Product]:
+    """The products, those added that have one use, the other factor of which is constant."""
+    kept: dict[object, Product] = {}
+    for term in products:
+        varying = [owner for owner in (LEFT, RIGHT) if term.factor(owner).inputs]
+        if len(varying) != 1 or term.uses > 1:
+            kept[len(kept)] = term
+            continue
+        (owner,) = varying
+        key = owner, term.layout, term.coefficients
+        kept[key] = _sum(kept[key], term, owner) if key in kept else term
+    return list(kept.values())
+
+
+def _sum(one: Product, other: Product, owner: int) -> Product:
+    """The sum of two products that differ in one factor."""
+    added = other.factor(owner)
+
+    def change(x: Array, *values: Array) -> Array:
+        return x + added.view(*values)
+
+    return one.changed(owner, change, *added.inputs)
+
+
+def _spread(term: Product, layout: Layout) -> Product:
+    """A number times ones, in any layout of the same gradient."""
+    numbers = [o for o in (LEFT, RIGHT) if not term.layout.owned(o) and term.factor(o).inputs]
+    if term.layout == layout or not numbers or term.factor(_OTHER[numbers[0]]).inputs:
+        return term
+    if any(c.layout != term.layout for c in term.coefficients):
+        return term
+    number, size = term.factor(numbers[0]), math.prod(layout.owned(RIGHT))
+    rows = math.prod(layout.owned(LEFT))
+    return term._replace(
+        left=Factor((), lambda: jnp.ones((1, 1, rows), jnp.float32)),
+        right=number.changed(lambda x: jnp.repeat(x, size, axis=-1)),
+        layout=layout,
+        coefficients=tuple(c._replace(layout=layout) for c in term.coefficients),
+    )

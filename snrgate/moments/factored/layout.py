@@ -39,6 +39,41 @@ class Layout(NamedTuple):
         order = sorted(range(len(self.axes)), key=lambda i: self.axes[i])
         return tuple(self.sizes[i] for i in order if self.axes[i][0] == owner)
 
+    def place(self, axis: int, shape: tuple[int, ...]) -> int:
+        """Which axis of the layout is that axis of an array of ``shape``, not one of size 1."""
+        return _places(shape)[axis]
+
+    def owner(self, axis: int, shape: tuple[int, ...]) -> int | None:
+        """Who owns an axis of an array of ``shape``; nobody an axis of size 1."""
+        return self.axes[self.place(axis, shape)][0] if shape[axis] != 1 else None
+
+    def without(self, axes: list[int], shape: tuple[int, ...]) -> "Layout":
+        """The layout without some axes of an array of ``shape``."""
+        gone = {self.place(i, shape) for i in axes if shape[i] != 1}
+        return self._of_places([k for k in range(len(self.axes)) if k not in gone])
+
+    def resized(self, old: tuple[int, ...], new: tuple[int, ...]) -> "Layout":
+        """The layout after some axes of an array, none of size 1, have changed their sizes."""
+        sizes = tuple(n for m, n in zip(old, new, strict=True) if m != 1)
+        kept = [k for k, n in enumerate(sizes) if n != 1]
+        return self._replace(sizes=sizes)._of_places(kept)
+
+    def _of_places(self, kept: list[int]) -> "Layout":
+        """Only some of its axes, those of each owner numbered anew."""
+        axes = [self.axes[k] for k in kept]
+        numbers = {
+            (owner, place): (owner, i)
+            for owner in OWNERS
+            for i, (_, place) in enumerate(sorted(a for a in axes if a[0] == owner))
+        }
+        return Layout(tuple(numbers[a] for a in axes), tuple(self.sizes[k] for k in kept))
+
+    def separated(self, x: Array) -> Array:
+        """An array shown in this layout, by groups, left and right; inverse of ``arrange``."""
+        order = sorted(range(len(self.axes)), key=lambda i: self.axes[i])
+        flat = tuple(math.prod(self.owned(owner)) for owner in OWNERS)
+        return jnp.transpose(x.reshape(self.sizes), order).reshape(flat)
+
     def transposed(self, permutation: tuple[int, ...], shape: tuple[int, ...]) -> "Layout":
         """The layout after ``jnp.transpose`` of a gradient of that shape."""
         place = _places(shape)

@@ -3,14 +3,9 @@
 import jax.numpy as jnp
 
 from snrgate.annotations import Array, Float, Int
-from snrgate.moments.factored.rules import Axes, Counts, pool_both
-from snrgate.moments.statistics import accumulator_dtype
+from snrgate.moments.factored.rules import Axes, Counts, pool_both, wide
 
 __all__ = ["lookup"]
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(accumulator_dtype(x.dtype))
 
 
 def lookup(
@@ -38,7 +33,7 @@ def lookup(
         its covariance with the product included.
     """
     examples, tokens = rows.shape
-    updates = jnp.where(rows[:, :, None] < left.size, _wide(updates), 0)
+    updates = jnp.where(rows[:, :, None] < left.size, wide(updates), 0)
     sums = updates
     if tokens > 1:
         first = jnp.argmax(rows[:, :, None] == rows[:, None, :], axis=2)
@@ -57,7 +52,7 @@ def lookup(
     if product is not None:
         x, d, mean_of_product = product
         used = jnp.take_along_axis(x, rows[:, None, :], axis=2, mode="clip")
-        squares = squares + 2 * sums * jnp.einsum("brt,brn->btn", _wide(used), _wide(d))
+        squares = squares + 2 * sums * jnp.einsum("brt,brn->btn", wide(used), wide(d))
         of_means = of_means + 2 * mean * mean_of_product
     squares = right.reduce(squares)
     if left.kept == 1:  # which row it was does not matter

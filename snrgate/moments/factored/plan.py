@@ -13,7 +13,7 @@ from snrgate.moments.factored.analysis import Analysis
 from snrgate.moments.factored.coupling import refuse_coupled
 from snrgate.moments.factored.layout import LEFT, RIGHT, Layout
 from snrgate.moments.factored.table import RULES, forming
-from snrgate.moments.factored.terms import Lookup, Product, Shared, Term, Whole
+from snrgate.moments.factored.terms import Coefficient, Factor, Lookup, Product, Shared, Term, Whole
 from snrgate.moments.factored.trace import Atom, Program, Variable, dependent, flatten
 
 __all__ = ["AT_ONCE", "ParameterPlan", "Plan", "make_plan"]
@@ -47,7 +47,7 @@ class ParameterPlan(NamedTuple):
     products: tuple[Product, ...]
     lookups: tuple[Lookup, ...]
     tail: Program | None
-    shared: tuple[Atom, ...]
+    shared: tuple[Factor, ...]
     at_once: int | None
     precision: str | None
 
@@ -59,6 +59,11 @@ class ParameterPlan(NamedTuple):
         return left, right
 
     @property
+    def coefficients(self) -> set[tuple[Coefficient, ...]]:
+        """What multiplies the products, one or more ways."""
+        return {p.coefficients for p in self.products}
+
+    @property
     def uses(self) -> int:
         """Products or looked-up rows an example."""
         return sum(t.uses for t in (*self.products, *self.lookups))
@@ -68,7 +73,9 @@ class ParameterPlan(NamedTuple):
         """What the backward pass has to leave of every example."""
         factors = [f for p in self.products for f in (p.left, p.right)]
         factors += [f for x in self.lookups for f in (x.rows, x.right)]
+        factors += self.shared
         atoms = [atom for f in factors for atom in f.inputs]
+        atoms += [c.by for p in self.products for c in p.coefficients]
         return atoms + list(self.tail.inputs if self.tail else ())
 
 
@@ -101,7 +108,8 @@ def make_plan(
     varying = dependent(program, examples)
     analysis = Analysis(program, varying)
     gradients = program.outputs[len(program.outputs) - len(pools) :]
-    terms = [analysis.gradient_terms(g) for g in gradients]
+    # There is nothing to be computed of a parameter with nothing in it.
+    terms = [analysis.gradient_terms(g) if math.prod(g.aval.shape) else [] for g in gradients]
     program = analysis.rewritten()
     plans = (
         _plan(program, varying, g, t, pool, one_pass)
@@ -124,10 +132,12 @@ def _plan(
     shared = tuple(t.value for t in terms if isinstance(t, Shared))
     rule, tail, at_once = "none", None, None
     if products:
-        rule = _cheapest(products, pool, shape)
+        # Coefficients multiply numbers that are not pooled yet.
+        scaled = any(p.coefficients for p in products)
+        rule = _cheapest(products, () if scaled else pool, shape)
         at_once = _products_at_once(products)
         left, right = (_axes(products[0].layout, owner, pool, shape) for owner in (LEFT, RIGHT))
-        if one_pass and min(left.kept, right.kept) > 1:
+        if one_pass and min(left.kept, right.kept) > 1 and not scaled:
             rule = "one_pass"
     if rule == "whole" or any(isinstance(t, Whole) for t in terms):
         products, lookups, shared, rule = (), (), (), "whole"
@@ -193,5 +203,7 @@ def _cheapest(products: tuple[Product, ...], pool: tuple[int, ...], shape: tuple
     uses = sum(p.uses for p in products)
     axes = [_axes(products[0].layout, owner, pool, shape) for owner in (LEFT, RIGHT)]
     costs = {name: rule.cost(uses, *axes) for name, rule in RULES.items()}
+    if len({p.coefficients for p in products}) > 1:
+        costs = {name: costs[name] for name in ("pairwise", "running")}
     costs["whole"] = forming(uses, *axes)
     return min(costs, key=lambda name: costs[name])

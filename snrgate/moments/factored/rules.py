@@ -17,6 +17,7 @@ gate is wide open. :func:`centred` and :func:`running` subtract the mean before 
 have no such error.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -34,11 +35,16 @@ __all__ = [
     "Counts",
     "Factors",
     "centred",
+    "difference",
+    "flat_product",
     "gram",
+    "pairs",
     "pairwise",
+    "pool_both",
     "running",
     "side_by_side",
     "single",
+    "wide",
 ]
 
 
@@ -113,14 +119,15 @@ def side_by_side(products: Sequence[Factors]) -> Factors:
     return left, right
 
 
-def _flat_product(x: Float[Array, "k m"], d: Float[Array, "k n"]) -> Float[Array, "m n"]:
+def flat_product(x: Float[Array, "k m"], d: Float[Array, "k n"]) -> Float[Array, "m n"]:
+    """The sum over the first axis of outer products, accumulated in float32 or wider."""
     dtype = accumulator_dtype(jnp.result_type(x, d))
     return jax.lax.dot_general(x, d, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
 
 
 def _mean(products: Sequence[Factors], counts: Counts) -> Float[Array, "m n"]:
     totals = (
-        _flat_product(x.reshape(-1, x.shape[-1]), counts.weighted(d).reshape(-1, d.shape[-1]))
+        flat_product(x.reshape(-1, x.shape[-1]), counts.weighted(d).reshape(-1, d.shape[-1]))
         for x, d in products
     )
     first = next(totals)
@@ -140,10 +147,12 @@ def difference(
 
 
 def pool_both(x: Float[Array, "m n"], left: Axes, right: Axes) -> Float[Array, "k l"]:
+    """Sum over the pooled axes of both factors."""
     return left.reduce(right.reduce(x).T).T
 
 
-def _wide(x: Array) -> Array:
+def wide(x: Array) -> Array:
+    """``x`` in the type in which it is accumulated."""
     return x.astype(accumulator_dtype(x.dtype))
 
 
@@ -151,9 +160,9 @@ def single(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes)
     """One use an example: ``Q = (x * x)^T (d * d)``, one more matrix product; none if pooled."""
     mean = _mean(products, counts)
     ((x, d),) = products
-    x_sq = left.reduce(jnp.square(_wide(x[:, 0])))
-    d_sq = right.reduce(jnp.square(_wide(d[:, 0])))
-    squares = _flat_product(x_sq, counts.weighted(d_sq))
+    x_sq = left.reduce(jnp.square(wide(x[:, 0])))
+    d_sq = right.reduce(jnp.square(wide(d[:, 0])))
+    squares = flat_product(x_sq, counts.weighted(d_sq))
     return mean, difference(squares, mean, counts, left, right)
 
 
@@ -169,7 +178,7 @@ def gram(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -
         products = [(d, x) for x, d in products]
     dtype = accumulator_dtype(jnp.result_type(*products[0]))
     squares = jnp.zeros(products[0][1].shape[-1], dtype)
-    for x, d, x_other, d_other, times in _pairs(products):
+    for x, d, x_other, d_other, times in pairs(products):
         of_uses = jnp.einsum("brm,bsm->brs", x, x_other, preferred_element_type=dtype)
         crossed = jnp.einsum("brs,bsn->brn", of_uses, d_other, preferred_element_type=dtype)
         squares = squares + times * jnp.sum(counts.weighted(crossed * d), axis=(0, 1))
@@ -180,15 +189,15 @@ def gram(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -
 def pairwise(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -> Moment:
     """A few uses: a matrix product for every pair of uses."""
     mean = _mean(products, counts)
-    uses = [(_wide(x[:, r]), _wide(d[:, r])) for x, d in products for r in range(x.shape[1])]
+    uses = [(wide(x[:, r]), wide(d[:, r])) for x, d in products for r in range(x.shape[1])]
     squares = sum(
-        times * _flat_product(left.reduce(x * x_other), counts.weighted(right.reduce(d * d_other)))
-        for x, d, x_other, d_other, times in _pairs(uses)
+        times * flat_product(left.reduce(x * x_other), counts.weighted(right.reduce(d * d_other)))
+        for x, d, x_other, d_other, times in pairs(uses)
     )
     return mean, difference(squares, mean, counts, left, right)
 
 
-def _pairs(products: Sequence[tuple[Array, Array]]) -> Iterator[tuple[Any, ...]]:
+def pairs(products: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
     """Each product with itself once and with each other one twice: factors, and how often."""
     for i, one in enumerate(products):
         for j, other in enumerate(products[: i + 1]):
@@ -217,7 +226,7 @@ def centred(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes
         factors, w = step
         for i in range(at_once):
             outer = (
-                _wide(x[i, r])[:, None] * _wide(d[i, r])[None]
+                wide(x[i, r])[:, None] * wide(d[i, r])[None]
                 for x, d in factors
                 for r in range(x.shape[1])
             )
@@ -233,25 +242,41 @@ def centred(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes
     return mean, squares
 
 
-def running(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes) -> Moment:
+def running(
+    products: Sequence[Factors],
+    counts: Counts,
+    left: Axes,
+    right: Axes,
+    coefficients: Sequence[Array | None] | None = None,
+) -> Moment:
     """Many uses: one example's gradient after the other, in a buffer that is used again.
 
-    Welford's update, which subtracts the running mean before it squares.
+    Welford's update, which subtracts the running mean before it squares. Coefficients multiply
+    each product number by number.
     """
-    x, d = side_by_side(products)
+    if coefficients is None:
+        products, coefficients = [side_by_side(products)], [None]
+    x = products[0][0]
     examples = x.shape[0]
     # A few examples a step share one pass over the mean and the squares.
     unroll = next(k for k in range(UNROLLED, 0, -1) if examples % k == 0)
-    dtype = accumulator_dtype(jnp.result_type(x, d))
+    dtype = accumulator_dtype(jnp.result_type(*(v for pair in products for v in pair)))
     weights = jnp.ones(examples) if counts.weights is None else counts.weights
     weights = weights.astype(dtype)
-    steps = jax.tree.map(lambda v: v.reshape(-1, unroll, *v.shape[1:]), (x, d, weights))
+    steps = jax.tree.map(lambda v: v.reshape(-1, unroll, *v.shape[1:]), (list(products), weights))
 
-    def add(carry: tuple[Array, ...], step: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
+    def gradient(factors: list[Factors], i: int) -> Array:
+        parts = (flat_product(x[i], d[i]) for x, d in factors)
+        scaled = (
+            part if by is None else part * by for part, by in zip(parts, coefficients, strict=True)
+        )
+        return functools.reduce(jnp.add, scaled)
+
+    def add(carry: tuple[Array, ...], step: Any) -> tuple[tuple[Array, ...], None]:
         seen, mean, squares = carry
+        factors, w_of = step
         for i in range(unroll):
-            x_i, d_i, w = (v[i] for v in step)
-            g = _flat_product(x_i, d_i)
+            w, g = w_of[i], gradient(factors, i)
             seen = seen + w
             before = g - mean
             mean = mean + before * (w / jnp.where(seen > 0, seen, 1))

@@ -10,12 +10,14 @@ import numpy as np
 
 from snrgate.annotations import Array, Float, PyTree
 from snrgate.block import Block, block_axes, pooled_shape
-from snrgate.moments.factored import rules
+from snrgate.gate import pool as pool_array
+from snrgate.moments.factored import mixed, rules
 from snrgate.moments.factored.layout import GROUP
+from snrgate.moments.factored.linear_maps import coefficient_values
 from snrgate.moments.factored.lookups import lookup
 from snrgate.moments.factored.plan import ParameterPlan, Plan, make_plan
 from snrgate.moments.factored.table import RULES
-from snrgate.moments.factored.terms import Factor
+from snrgate.moments.factored.terms import Factor, Product
 from snrgate.moments.factored.trace import Atom, Constant, trace
 from snrgate.moments.per_example import array_moments, vmap_moments, weighted_mean
 from snrgate.moments.statistics import Moments, accumulator_dtype, merge
@@ -53,8 +55,7 @@ def factored_moments(
         ``(loss, aux, moments)``; ``aux`` has a leading example axis, and is ``None`` without.
     """
     leaves, treedef = jax.tree.flatten(params)
-    if not all(jnp.size(x) for x in leaves) or not leaves:
-        # There is nothing to be saved on a tree with nothing in it.
+    if not leaves:
         return vmap_moments(loss_fn, params, batch, weights, block=block, has_aux=has_aux)
     closed, out_tree = trace(loss_fn, params, batch, has_aux)
     examples = jax.tree.leaves(batch)
@@ -120,7 +121,7 @@ class _Values:
 def _backward(plan: Plan, shared: list[Any], examples: list[Any]) -> _Values:
     """Run the program over the batch, as far as the rules need it."""
     outputs = plan.program.outputs[: len(plan.program.outputs) - len(plan.parameters)]
-    needs = (atom for p in plan.parameters for atom in (*p.needs, *p.shared))
+    needs = (atom for p in plan.parameters for atom in p.needs)
     wanted = list(dict.fromkeys(a for a in (*outputs, *needs) if not isinstance(a, Constant)))
 
     def run(example: list[Any]) -> list[Any]:
@@ -143,8 +144,9 @@ def _moments(plan: ParameterPlan, read: _Values, weights: Array, ones: bool) -> 
             mean, squares = _in_turns(plan, read, weights, ones, plan.at_once)
     dtype = accumulator_dtype(plan.dtype)
     mean, squares = mean.astype(dtype), squares.astype(dtype)
-    for atom in plan.shared:
-        counted = jnp.where(jnp.sum(weights) > 0, read.shared(atom), 0)
+    for part in plan.shared:
+        value = part.view(*map(read.shared, part.inputs))
+        counted = jnp.where(jnp.sum(weights) > 0, value, 0)
         mean = mean + counted.astype(mean.dtype)
     return mean, squares
 
@@ -185,6 +187,8 @@ def _of_examples(
     dtype = accumulator_dtype(plan.dtype)
     if not plan.products and not plan.lookups:
         return jnp.zeros(plan.shape, dtype), jnp.zeros(pooled_shape(plan.shape, plan.pool), dtype)
+    if any(plan.coefficients):
+        return _of_scaled(plan, read, counts)
     mean, squares = _of_terms(plan, read, counts)
     layout = (*plan.products, *plan.lookups)[0].layout
     return layout.arrange(mean, plan.shape), layout.arrange(squares, plan.shape, plan.pool)
@@ -225,3 +229,38 @@ def _of_products(
     mean, squares = jax.lax.map(rule, groups)
     pooled = rules.Axes(layout.owned(GROUP), layout.pooled(GROUP, plan.pool, plan.shape))
     return mean, jnp.moveaxis(pooled.reduce(jnp.moveaxis(squares, 0, -1)), -1, 0)
+
+
+def _of_scaled(plan: ParameterPlan, read: _Values, counts: rules.Counts) -> tuple[Array, Array]:
+    """The moments of products that coefficients multiply."""
+    layout = plan.products[0].layout
+
+    def by(product: Product) -> Array:
+        values = [read.shared(c.by) for c in product.coefficients]
+        return coefficient_values(product.coefficients, values)
+
+    def factors(product: Product, shared: bool) -> tuple[Array, Array]:
+        one, other = (
+            factor.view()[None]
+            if shared and not factor.inputs
+            else counts.masked(read.factor(factor))
+            for factor in (product.left, product.right)
+        )
+        return one, other
+
+    if len(plan.coefficients) == 1:
+        products = [factors(p, shared=False) for p in plan.products]
+        mean, squares = _of_products(plan._replace(pool=()), products, counts)
+        scale = by(plan.products[0])
+        squares = layout.arrange(squares * jnp.square(scale), plan.shape)
+        return layout.arrange(mean * scale, plan.shape), pool_array(squares, plan.pool)
+    products = [factors(p, shared=plan.rule == "pairwise") for p in plan.products]
+    products = [(x[:, 0], d[:, 0]) for x, d in products]
+    scales = [by(p)[0] if p.coefficients else None for p in plan.products]
+    if plan.rule == "pairwise":
+        mean, squares = mixed.pairwise(products, scales, counts, *plan.axes)
+    else:
+        mean, squares = rules.running(products, counts, *plan.axes, scales)
+    return layout.arrange(mean[None], plan.shape), layout.arrange(
+        squares[None], plan.shape, plan.pool
+    )

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from snrgate.annotations import Array
-from snrgate.moments.factored.layout import Layout
+from snrgate.moments.factored.layout import LEFT, Layout
 from snrgate.moments.factored.trace import Atom
 from snrgate.moments.statistics import accumulator_dtype
 
-__all__ = ["Factor", "Lookup", "Product", "Shared", "Term", "Whole"]
+__all__ = ["Coefficient", "Factor", "Lookup", "Product", "Shared", "Term", "Whole"]
 
 
 class Factor(NamedTuple):
@@ -38,10 +38,27 @@ class Factor(NamedTuple):
         return self.changed(lambda x: x.astype(preferred))
 
 
+class Coefficient(NamedTuple):
+    """An array that all examples share, and that multiplies a gradient number by number.
+
+    Attributes:
+        by: the array.
+        operation: how it is applied, linear in its first argument.
+        layout: that of the gradient when it was applied.
+        shape: that of the gradient when it was applied.
+    """
+
+    by: Atom
+    operation: Callable[[Array, Array], Array]
+    layout: Layout
+    shape: tuple[int, ...]
+
+
 class Product(NamedTuple):
     """``sum_r left[g, r, m] * right[g, r, n]``, its axes shown in the order of ``layout``.
 
-    ``precision`` is that of the product in the program, in JAX's own form.
+    Coefficients multiply it. ``precision`` is that of the product in the program, in JAX's own
+    form.
     """
 
     left: Factor
@@ -49,16 +66,35 @@ class Product(NamedTuple):
     layout: Layout
     uses: int
     precision: Any
+    coefficients: tuple[Coefficient, ...] = ()
+
+    def factor(self, owner: int) -> Factor:
+        """The left or the right factor."""
+        return self.left if owner == LEFT else self.right
+
+    def changed(self, owner: int, change: Callable[..., Array], *by: Atom) -> "Product":
+        """The product, one of its factors changed."""
+        factor = self.factor(owner).changed(change, *by)
+        return self._replace(left=factor) if owner == LEFT else self._replace(right=factor)
 
     def flipped(self) -> "Product":
         """The same product, left and right exchanged."""
-        return self._replace(left=self.right, right=self.left, layout=self.layout.flipped())
+        coefficients = (c._replace(layout=c.layout.flipped()) for c in self.coefficients)
+        return self._replace(
+            left=self.right,
+            right=self.left,
+            layout=self.layout.flipped(),
+            coefficients=tuple(coefficients),
+        )
 
 
 class Shared(NamedTuple):
-    """A part of the gradient that is the same for every example, as of an L2 penalty."""
+    """A part of the gradient that is the same for every example, as of an L2 penalty.
 
-    value: Atom
+    The view of ``value`` is an array of the gradient's shape.
+    """
+
+    value: Factor
 
 
 class Whole(NamedTuple):
