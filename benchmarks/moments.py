@@ -245,6 +245,8 @@ def main(study: Study) -> None:
         "compared with AdamW of PyTorch, and only where no parameter is used twice.\n"
     )
     text += table(results)
+    kernels = study.out / "kernels.md"  # of benchmarks/kernels.py
+    text += kernels.read_text() if kernels.exists() else ""
     (study.out / "README.md").write_text(text)
     print(text)
 
