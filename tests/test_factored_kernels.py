@@ -88,6 +88,19 @@ def test_they_are_products_not_gradients():
     assert "whole" not in table, table
 
 
+def test_a_constraint_on_where_a_kernel_lies_is_walked_through():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, None))
+
+    def loss(params, x):
+        return jnp.sum(jnp.tanh(x @ jax.lax.with_sharding_constraint(params, everywhere)) ** 2)
+
+    kernel, batch = draw(5, (M, N)), draw(4, (BATCH, M))
+    check(loss, kernel, batch)
+    table = snrgate.explain_moments(loss, kernel, batch[0])
+    assert "single" in table, table
+
+
 def test_a_parameter_with_nothing_in_it_changes_nothing_for_the_others():
     def loss(params, x):
         return jnp.sum(jnp.tanh(x @ params["w"]) ** 2) + jnp.sum(params["nothing"] ** 2)
