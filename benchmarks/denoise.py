@@ -15,14 +15,15 @@ from pathlib import Path
 import tyro
 from matplotlib.figure import Figure
 
-from snrgate.lab.tasks.denoise import Denoise, make_task, noisy_photo
-from snrgate.lab.training.compare import fit, start
+from snrgate.lab.commands.denoise import trainings
+from snrgate.lab.commands.photo_report import summarise
+from snrgate.lab.tasks.denoise import Denoise, as_task, make_task, noisy_photo
+from snrgate.lab.training.figures import to_png
 from snrgate.lab.training.folder import RunFolder
-from snrgate.lab.training.plots import to_png
-from snrgate.lab.training.report import summarise
 from snrgate.lab.training.results import Key, Result, Results
 from snrgate.lab.training.settings import flat
 from snrgate.lab.training.sweep import recognised, spread
+from snrgate.lab.training.train import fit
 
 RATES = (3e-4, 1e-3, 3e-3)
 GATED = "gated"
@@ -59,14 +60,13 @@ def measure(settings: Denoise) -> Result:
     """
     began = time.perf_counter()
     photo = noisy_photo(settings)
-    task = make_task(settings, photo)
-    rows = [
-        r for _, _, new in fit(settings, task, photo, start(settings, task, photo)) for r in new
-    ]
+    task = as_task(make_task(settings, photo), photo)
+    ((name, training),) = trainings(settings).items()
+    rows = [{"optimizer": name} | row for _, row in fit(training, task)]
     summary = summarise(photo, rows)
     return {
         "settings": flat(settings),
-        **summary.pop("optimizers")[settings.optimizers[0]],
+        **summary.pop("optimizers")[name],
         **summary,
         "steps": [row["step"] for row in rows],
         "psnr": [round(row["psnr"], 3) for row in rows],

@@ -18,8 +18,9 @@ from PIL import Image
 from snrgate.lab import cli
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.denoise import Denoise
-from snrgate.lab.training.configs import config_names, load_config
+from snrgate.lab.training.configs import denoise_config, training_config
 from snrgate.lab.training.interrupt import deferred_interrupts
+from snrgate.lab.training.optimizers import Gated
 
 SETTINGS = {
     "size": 16,
@@ -232,10 +233,8 @@ def test_a_full_disk_loses_no_training(complaint, tmp_path, size):
         (["--learning-rate", "-1"], "learning_rate = -1.0 must be more than 0"),
         (["--batch-size", "257"], "batch_size = 257 is more than the 256 pixels"),
         (["--optimizers"], "optimizers = () must be some of"),
-        (["--config", "nothing"], "there is no config nothing; give one of"),
-        (["--config", "../x"], "there is no config ../x"),
-        (["--config", "mine.py"], "there is no config mine.py"),
-        (["--config", "missing.json"], "config missing.json cannot be read: No such file"),
+        (["--config", "missing.toml"], "config missing.toml cannot be read: No such file"),
+        (["--config", __file__], "is not TOML"),
         (["--out"], "argument --out: expected one argument"),
     ],
 )
@@ -255,80 +254,80 @@ def test_a_flag_that_cannot_be_understood(capsys, args):
 
 
 def test_a_config_of_ones_own(tmp_path):
-    config, out = tmp_path / "mine.json", tmp_path / "run"
-    config.write_text('{"config": "default", "noise": 0.1, "optimizers": ["adamw"]}')
+    config, out = tmp_path / "mine.toml", tmp_path / "run"
+    config.write_text('noise = 0.1\noptimizers = ["adamw"]')
     assert cli.main([*FINISHES, "--config", str(config), "--out", str(out)]) == 0
     stored = json.loads((out / "config.json").read_text())["settings"]
     assert (stored["noise"], stored["steps"], stored["size"]) == (0.1, 10, 16)
 
 
 def test_a_training_config_of_ones_own(tmp_path):
-    config, out = tmp_path / "mine.json", tmp_path / "run"
-    values = {"config": "gated", "optimizer.learning_rate": 1, "task.width": 4, "until": None}
-    config.write_text(json.dumps(values))
-    assert cli.main(["train", f"table/{config}", "--steps", "5", "--out", str(out)]) == 0
+    config, out = tmp_path / "mine.toml", tmp_path / "run"
+    config.write_text("until = 1.5\ntask.width = 4\noptimizers.gated.learning_rate = 1\n")
+    args = ["train", "table/gated", "--config", str(config), "--steps", "5", "--out", str(out)]
+    assert cli.main(args) == 0
     stored = json.loads((out / "config.json").read_text())["settings"]
-    assert {name: stored[name] for name in values if name != "config"} == {
-        "optimizer.learning_rate": 1,
-        "task.width": 4,
-        "until": None,
-    }
+    values = {"optimizer.learning_rate": 1, "task.width": 4, "until": 1.5}
+    assert {name: stored[name] for name in values} == values
+    assert stored["optimizer.weight_decay"] == 10.0  # as the config of the task has it
     assert stored["steps"] == 5  # the command line has the last word
+
+
+def test_a_copy_of_a_config_is_a_config(tmp_path):
+    """What the file of a task says, it says as one's own too, with a new optimizer besides."""
+    folder = Path(__file__).parents[1] / "configs"
+    for task in ("digits", "chaos", "division"):
+        text = (folder / f"{task}.toml").read_text()
+        (tmp_path / "mine.toml").write_text(
+            text + '\n[optimizers.hard]\nkind = "gated"\ngate = "hard"\n'
+        )
+        own = tmp_path / "mine.toml"
+        assert training_config(task, "adamw", own) == training_config(task, "adamw")
+        assert training_config(task, "hard", own).optimizer == Gated(gate="hard")
+    (tmp_path / "mine.toml").write_text((folder / "denoise.toml").read_text())
+    assert denoise_config(tmp_path / "mine.toml") == denoise_config() == Denoise()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("CONFIG = 3", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
-        ("3", 'must hold an object with "config": one of adamw, algorithm_1, gated, streaming'),
-        ("{}", 'must hold an object with "config": one of'),
-        ('{"config": "other"}', "there is no config other"),
-        ('{"config": "mine.json"}', "name a config of snrgate there"),
-        ('{"config": "gated", "speed": 3}', "there is no setting speed"),
-        ('{"config": "gated", "task": {"width": 4}}', "task = {'width': 4} must be Table"),
-        ('{"config": "gated", "optimizer.speed": 3}', "there is no setting optimizer.speed"),
-        ('{"config": "gated", "steps.x": 3}', "there is no setting steps.x"),
-        ('{"config": "gated", "__class__.x": 3}', "there is no setting __class__.x"),
-        ('{"config": "gated", "steps": "many"}', "steps = 'many' must be int"),
-        ('{"config": "gated", "steps": 1.5}', "steps = 1.5 must be int"),
-        ('{"config": "gated", "steps": true}', "steps = True must be int"),
-        ('{"config": "gated", "optimizer.gate": "ajar"}', "optimizer.gate = 'ajar' must be"),
-        ('{"config": "gated", "until": "soon"}', "until = 'soon' must be float | None"),
-        ('{"config": "gated", "optimizer.finite": 1}', "optimizer.finite = 1 must be bool"),
-        ('{"config": "gated", "steps": 0}', "steps = 0 must be at least 1"),
+        ("import this", "is not TOML"),
+        ("steps = " + "[" * 100_000, "is not TOML"),
+        ("speed = 3", "there is no setting speed"),
+        ("task = 3", "task = 3 must be Table"),
+        ("optimizers = 3", "optimizers.gated must be a table"),
+        ("optimizers.gated = 3", "optimizers.gated must be a table"),
+        ("optimizer.b1 = 0.5", "there is no setting optimizer"),
+        ("optimizers.gated.speed = 3", "there is no setting optimizer.speed"),
+        ("optimizers.adamw.speed = 3", "there is no setting optimizer.speed"),
+        ("optimizers.gated.kind = 'sgd'", "optimizers.gated.kind = 'sgd' must be one of gated"),
+        ("optimizers.sgd.b1 = 0.5", "optimizers.sgd.kind = 'sgd' must be one of gated"),
+        ("steps.x = 3", "there is no setting steps.x"),
+        ("__class__.x = 3", "there is no setting __class__.x"),
+        ("steps = 'many'", "steps = 'many' must be int"),
+        ("steps = 1.5", "steps = 1.5 must be int"),
+        ("steps = true", "steps = True must be int"),
+        ("optimizers.gated.gate = 'ajar'", "optimizer.gate = 'ajar' must be"),
+        ("until = 'soon'", "until = 'soon' must be float | None"),
+        ("optimizers.gated.finite = 1", "optimizer.finite = 1 must be bool"),
+        ("steps = 0", "steps = 0 must be at least 1"),
+        ("eval_every = 1979-05-27", "must be int"),
     ],
 )
 def test_what_a_config_of_ones_own_may_not_hold(complaint, tmp_path, text, message):
-    config = tmp_path / "mine.json"
+    config = tmp_path / "mine.toml"
     config.write_text(text)
-    assert message in complaint("train", f"table/{config}", "--out", str(tmp_path / "run"))
+    args = ["train", "table", "--config", str(config), "--out", str(tmp_path / "run")]
+    assert message in complaint(*args)
 
 
-def test_no_code_of_others_is_run(complaint, tmp_path, monkeypatch):
-    """A task's name does not lead out of the package's folder of configs."""
+def test_the_name_of_a_task_does_not_lead_out_of_the_configs(complaint, tmp_path):
     folder = Path(__file__).parents[1] / "configs"
-    (tmp_path / "mine.py").write_text("raise SystemExit('code was run')")
-    (tmp_path / "mine.json").write_text('{"config": "mine"}')
-    outside = os.path.relpath(tmp_path, folder)
-    for task in (str(tmp_path), outside):
-        monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text((folder / "table.toml").read_text())
+    for task in (str(tmp_path / "mine"), os.path.relpath(tmp_path / "mine", folder), "denoise"):
         with pytest.raises(InputError, match="there is no task"):
-            load_config(task, "mine", Denoise)
-        with pytest.raises(InputError, match="there is no task"):
-            load_config(task, "mine.json", Denoise)
+            training_config(task, "gated")
     assert "there is no task .." in complaint("train", "../cli")
-
-
-def test_every_config_is_valid_and_says_its_command():
-    names = config_names("denoise")
-    assert "default" in names
-    assert load_config("denoise", "default", Denoise) == Denoise()
-    for name in names:
-        assert isinstance(load_config("denoise", name, Denoise), Denoise)
-        path = Path(__file__).parents[1] / "configs" / "denoise" / f"{name}.py"
-        flag = "" if name == "default" else f" --config {name}"
-        assert f"snrgate denoise{flag}" in path.read_text()
 
 
 def test_help(capsys, complaint):

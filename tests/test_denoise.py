@@ -6,17 +6,18 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from snrgate.lab.commands.denoise import denoise, trainings
 from snrgate.lab.errors import InputError
-from snrgate.lab.tasks.denoise import Denoise, make_task, noisy_photo, psnr
-from snrgate.lab.training.compare import fit, start
-from snrgate.lab.training.denoise import run
+from snrgate.lab.tasks.denoise import Denoise, as_task, make_task, noisy_photo, psnr
 from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.loop import exact_moments, mean_gradient
+from snrgate.lab.training.run import Run, together
 from snrgate.models.coordinate import CoordinateMLP, Frozen
 
 TINY = Denoise(
@@ -33,6 +34,16 @@ TINY = Denoise(
 
 def trees_equal(a, b) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b))
+
+
+def last_of(settings, tmp_path):
+    """The photo, the learners after the last step, and the metrics there."""
+    photo, trained = noisy_photo(settings), trainings(settings)
+    tasks = dict.fromkeys(trained, as_task(make_task(settings, photo), photo))
+    run = Run(trained, tasks, settings, tmp_path, "", label="optimizer", keeps_best=True)
+    *_, (step, learners, rows) = together(run, run.start())
+    assert step == settings.steps
+    return photo, learners, rows
 
 
 def read(path) -> np.ndarray:
@@ -112,19 +123,50 @@ def test_both_optimizers_see_the_same_gradient():
     )
 
 
-def test_an_open_gate_is_adamw():
-    settings = dataclasses.replace(TINY, z=1e-12)
-    photo = noisy_photo(settings)
+def test_an_open_gate_is_adamw(tmp_path):
+    _, learners, rows = last_of(dataclasses.replace(TINY, z=1e-12), tmp_path)
+    assert rows["gated"]["gate_fraction"] == pytest.approx(1, abs=1e-6)
+    assert rows["gated"]["psnr"] == pytest.approx(rows["adamw"]["psnr"], abs=0.01)
+    assert learners["adamw"].best.value >= rows["adamw"]["psnr"]
+
+
+def test_adamw_is_that_of_optax(tmp_path):
+    """The trainer, its settings and its schedule against a loop written out."""
+    settings = dataclasses.replace(TINY, optimizers=("adamw",), weight_decay=0.1)
+    _, learners, _ = last_of(settings, tmp_path)
+    task = make_task(settings, noisy_photo(settings))
+    (group,) = task.groups
+    tx = optax.adamw(settings.learning_rate, settings.b1, settings.b2, weight_decay=0.1)
+    params, state = task.params, tx.init(task.params)
+    mean = mean_gradient(task.groups)
+
+    @jax.jit
+    def step(params, state, key):
+        _, grads, _ = mean(params, (group.sample(key, settings.batch_size),))
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for i in range(settings.steps):
+        params, state = step(params, state, jax.random.fold_in(jax.random.key(settings.seed), i))
+    last = learners["adamw"].state.params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), last, params)
+
+
+def test_the_best_parameters_are_those_of_the_best_evaluation(tmp_path):
+    settings = dataclasses.replace(TINY, optimizers=("adamw",), learning_rate=0.3, eval_every=2)
+    photo, trained = noisy_photo(settings), trainings(settings)
     task = make_task(settings, photo)
-    *_, (step, learners, rows) = fit(settings, task, photo, start(settings, task, photo))
-    adamw, gated = rows
-    assert step == 50
-    assert gated["gate_fraction"] == pytest.approx(1, abs=1e-6)
-    assert gated["psnr"] == pytest.approx(adamw["psnr"], abs=0.01)
-    assert learners["adamw"].best.psnr >= adamw["psnr"]
+    tasks = dict.fromkeys(trained, as_task(task, photo))
+    run = Run(trained, tasks, settings, tmp_path, "", label="optimizer", keeps_best=True)
+    seen = [(rows["adamw"], learners["adamw"]) for _, learners, rows in together(run, run.start())]
+    row, then = max(seen, key=lambda pause: pause[0]["psnr"])
+    best = seen[-1][1].best
+    assert row["step"] < settings.steps
+    assert trees_equal(best.params, then.state.params)
+    assert float(psnr(task.predict(best.params), photo.clean)) == pytest.approx(row["psnr"])
 
 
-def test_the_gate_learns_the_photo_and_not_the_noise():
+def test_the_gate_learns_the_photo_and_not_the_noise(tmp_path):
     settings = Denoise(
         size=32,
         steps=300,
@@ -136,26 +178,23 @@ def test_the_gate_learns_the_photo_and_not_the_noise():
         fourier_scale=1.5,
         eval_every=20,
     )
-    photo = noisy_photo(settings)
-    task = make_task(settings, photo)
-    *_, (_, learners, (adamw, gated)) = fit(settings, task, photo, start(settings, task, photo))
+    photo, learners, rows = last_of(settings, tmp_path)
+    adamw, gated = rows["adamw"], rows["gated"]
     assert gated["psnr"] > float(psnr(photo.noisy, photo.clean)) + 3
     assert gated["psnr"] > adamw["psnr"] + 0.5
-    assert gated["psnr"] > float(learners["gated"].best.psnr) - 0.5
-    assert adamw["psnr"] < float(learners["adamw"].best.psnr) - 0.3
+    assert gated["psnr"] > float(learners["gated"].best.value) - 0.5
+    assert adamw["psnr"] < float(learners["adamw"].best.value) - 0.3
     assert adamw["loss"] < gated["loss"]
 
 
-def test_divergence_is_said():
+def test_divergence_is_said(tmp_path):
     settings = dataclasses.replace(TINY, learning_rate=1e30)
-    photo = noisy_photo(settings)
-    task = make_task(settings, photo)
-    with pytest.raises(InputError, match=r"adamw diverged.*learning_rate below"):
-        list(fit(settings, task, photo, start(settings, task, photo)))
+    with pytest.raises(InputError, match=r"adamw diverged.*give a smaller learning_rate"):
+        denoise(settings, tmp_path / "run")
 
 
 def test_a_run_leaves_everything_in_its_folder(tmp_path, capsys):
-    run(TINY, tmp_path / "run")
+    denoise(TINY, tmp_path / "run")
     out = capsys.readouterr().out
     rows = RunFolder(tmp_path / "run").rows()
     assert [row["step"] for row in rows] == [20, 20, 50, 50]
@@ -189,7 +228,7 @@ def test_a_noisy_picture_is_denoised_at_its_own_range(tmp_path, capsys, colour):
     settings = dataclasses.replace(
         TINY, image=str(tmp_path / "in.png"), noise=0.0, optimizers=("gated",), size=0
     )
-    run(settings, tmp_path / "run")
+    denoise(settings, tmp_path / "run")
     denoised = read(tmp_path / "run" / "denoised.png")
     assert denoised.dtype == values.dtype
     assert denoised.shape == values.shape

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 
 from snrgate.lab import cli
+from snrgate.lab.commands.train import train
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.task import Task, of_data
 from snrgate.lab.training.checkpoint import open_checkpoints
 from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.optimizers import AdamW, Gated
-from snrgate.lab.training.run import run
 from snrgate.lab.training.train import MOST_IN_A_ROW, Training, fit
 
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -238,7 +238,7 @@ def test_nothing_in_a_run_folder_is_unpickled(tmp_path, monkeypatch):
 
     monkeypatch.setattr("snrgate.lab.training.run.open_checkpoints", watched)
     assert cli.main(["train", "table/gated", "--out", str(out), "--resume"]) == 0
-    assert int(opened[0].step) == 10
+    assert int(opened[0]["train"].state.step) == 10
     assert (out / "metrics.jsonl").read_bytes() == metrics
     for path in out.rglob("*"):
         if path.is_file():  # and nothing there is one: those of protocol 2 and above begin so
@@ -326,13 +326,13 @@ def test_a_skipped_batch_leaves_everything_as_it_was():
 def test_a_run_that_never_recovers_is_given_up(tmp_path):
     settings = dataclasses.replace(SPOILT, task=Spoilt(64))
     with pytest.raises(InputError, match=f"{MOST_IN_A_ROW} batches in a row up to step 100"):
-        run(settings, tmp_path / "run", "here")
+        train(settings, tmp_path / "run", "here")
 
 
 def test_a_loss_that_explodes_is_given_up(tmp_path):
     settings = dataclasses.replace(SPOILT, task=Spoilt(0), optimizer=AdamW(1e30))
     with pytest.raises(InputError, match="give a smaller learning_rate"):
-        run(settings, tmp_path / "run", "here")
+        train(settings, tmp_path / "run", "here")
 
 
 @pytest.mark.parametrize("size", [0, 1])

@@ -14,6 +14,8 @@ from snrgate.lab.study.rows import ROWS, Row
 from snrgate.lab.study.run import Study, _tune, run
 from snrgate.lab.study.summary import short_table, summary_page
 from snrgate.lab.study.tables import _sensitivity, row_page, verdict
+from snrgate.lab.study.tuned import tuned_config
+from snrgate.lab.training.configs import training_config
 from snrgate.lab.training.optimizers import AdamW
 from snrgate.lab.training.results import Key
 from snrgate.lab.training.settings import flat
@@ -174,6 +176,21 @@ def test_the_short_table_has_the_median_setting_of_the_grid(tmp_path):
 
 def test_the_table_of_the_readme_is_that_of_the_results():
     assert short_table(RESULTS) in (RESULTS.parents[1] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_tuned_settings_are_those_of_the_runs(name):
+    """As they are committed, and as ``snrgate train --config`` takes them."""
+    path, row = RESULTS / name / "tuned.toml", ROWS[name]
+    contenders = stored(results_of(RESULTS, name).read(), "runs", row.contenders())
+    assert path.read_text() == tuned_config(name, contenders)
+    task, taken = type(row.base.task).__name__.lower(), 0
+    for contender, results in contenders.items():
+        kept = results[0]["settings"]
+        if kept["optimizer"] in ("AdamW", "Gated", "Algorithm1"):
+            assert flat(training_config(task, contender, path)) == kept
+            taken += 1
+    assert taken >= 2
 
 
 def test_the_fastest_is_the_one_that_comes_nearest_where_none_gets_there(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import tomllib
 from pathlib import Path
 
 import jax
@@ -15,44 +16,51 @@ from small_task import LINE, W
 from snrgate.lab import cli
 from snrgate.lab.errors import InputError
 from snrgate.lab.study.peers import Cautious, OrthoGrad
-from snrgate.lab.study.results import results_of, spread_of, stored
 from snrgate.lab.study.rows import ROWS
-from snrgate.lab.training.configs import config_names, load_config, task_names
+from snrgate.lab.tasks.denoise import Denoise
+from snrgate.lab.training.configs import optimizer_names, task_names, training_config
 from snrgate.lab.training.folder import RunFolder, stored_settings
 from snrgate.lab.training.optimizers import AdamW, Gated
 from snrgate.lab.training.results import Key, Results
 from snrgate.lab.training.settings import flat
 from snrgate.lab.training.sweep import collect, measure
-from snrgate.lab.training.train import Training, fit
+from snrgate.lab.training.train import fit
 
-RESULTS = Path(__file__).parents[1] / "results" / "study"
+CONFIGS = Path(__file__).parents[1] / "configs"
 A = Key("runs", "a", 0)
 
 
-def test_every_config_is_a_training_of_its_folder():
-    for task in task_names(Training):
-        names = config_names(task)
+def test_every_config_is_a_training_of_its_task():
+    assert task_names() == sorted({type(row.base.task).__name__.lower() for row in ROWS.values()})
+    for task in task_names():
+        names = optimizer_names(task)
         assert {"adamw", "gated"} <= set(names)
         for name in names:
-            settings = load_config(task, name, Training)
+            settings = training_config(task, name)
             assert type(settings.task).__module__ == f"snrgate.lab.tasks.{task}"
-            assert isinstance(settings.optimizer, Gated) != name.endswith("adamw")
+            assert isinstance(settings.optimizer, Gated) != (name == "adamw")
 
 
-def test_configs_say_what_the_study_measured_with_their_settings():
-    measured = [
-        (results[0]["settings"], spread_of(results, "last"))
-        for name, row in ROWS.items()
-        for results in stored(results_of(RESULTS, name).read(), "runs", row.contenders()).values()
-    ]
-    for task in task_names(Training):
-        for name in config_names(task):
-            settings = json.loads(json.dumps(flat(load_config(task, name, Training))))
-            text = (RESULTS.parents[1] / "configs" / task / f"{name}.py").read_text()
-            found = {words for run, words in measured if run == settings}
-            assert found or name not in ("adamw", "gated"), f"{task}/{name}: not in the study"
-            assert all(words in text for words in found), f"{task}/{name}: {found}"
-            assert found or "at the last step:" not in text, f"{task}/{name}: measured by whom?"
+def test_a_config_shows_every_setting_of_its_task():
+    """The file that a user copies leaves nothing of the task to be looked up."""
+    for task in task_names():
+        settings = training_config(task, "gated").task
+        shown = tomllib.loads((CONFIGS / f"{task}.toml").read_text())["task"]
+        assert set(shown) == set(flat(settings))
+    shown = tomllib.loads((CONFIGS / "denoise.toml").read_text())
+    assert set(shown) == set(flat(Denoise()))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_config_says_what_each_of_its_settings_is(path):
+    """A comment above each setting, and above the section of each further optimizer."""
+    before, further = "", False
+    for line in path.read_text().splitlines():
+        section = line.startswith("[optimizers.")
+        further = further or (section and "gated" not in line)
+        if section or (line and line[0].isalpha() and not further):
+            assert before.startswith("# "), line
+        before = line
 
 
 def test_a_run_is_what_optax_makes_of_the_same_batches():
@@ -152,7 +160,11 @@ def test_train_and_resume_on_the_command_line(tmp_path, capsys):
     [
         (["train"], "name a task"),
         (["train", "tabel/gated"], "there is no task tabel"),
-        (["train", "table/gatde"], "there is no config gatde"),
+        (
+            ["train", "table/gatde"],
+            "there is no optimizer gatde for table; give one of gated",
+        ),
+        (["compare", "table", "--optimizers", "gatde"], "there is no optimizer gatde"),
         (["compare", "tabel"], "there is no task tabel"),
         (["study", "--rows", "tabel"], "there is no row tabel"),
         (["study", "--rows", "table", "--only", "gatde"], "there is no contender gatde"),
@@ -168,10 +180,20 @@ def test_what_is_wrong_is_said_in_one_line(args, said, capsys):
 
 def test_compare_on_the_command_line(tmp_path, capsys):
     out = tmp_path / "side by side"
-    assert cli.main(["compare", "table", "--steps", "20", "--out", str(out)]) == 0
-    assert "| gated |" in capsys.readouterr().out
-    assert {p.name for p in out.iterdir()} == {
-        "README.md",
-        "curves.png",
-        "runs.jsonl",
-    }
+    args = ["compare", "table", "--steps", "20", "--seeds", "0", "1", "--out", str(out)]
+    assert cli.main(args) == 0
+    said = capsys.readouterr().out
+    assert "| gated |" in said
+    names = {"config.json", "metrics.jsonl", "checkpoints", "summary.json"}
+    assert {p.name for p in out.iterdir()} == names | {"README.md", "curves.png"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary) == ["adamw-0", "adamw-1", "gated-0", "gated-1"]
+    # Each run is the one that it is by itself.
+    settings = dataclasses.replace(training_config("table", "gated"), steps=20, seed=1)
+    alone = measure(settings)["last"]
+    assert summary["gated-1"]["last"] == {"run": "gated-1"} | alone
+    before = (out / "summary.json").read_bytes()
+    assert cli.main(["compare", "table", "--resume", "--out", str(out)]) == 0
+    assert (out / "summary.json").read_bytes() == before
+    assert cli.main(args) == 2
+    assert "continue it with --resume" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from snrgate.lab.errors import InputError
 
@@ -17,20 +18,28 @@ usage: snrgate COMMAND [OPTIONS]
 
 commands:
   denoise   learn a photo from its noisy pixels, without a validation set
-  train     one optimizer on one task: snrgate train digits/gated
+  train     one optimizer on one task: snrgate train digits, or digits/adamw
   compare   a task's optimizers side by side: snrgate compare digits
   study     run the study, or what is missing of it: snrgate study --list
 
 `snrgate COMMAND --help` lists the options.
 """
 
-_TRAIN = (
-    "In place of its name the path of a JSON file will do: "
-    '{{"config": "gated", "optimizer.learning_rate": 0.01}}. '
-    "--out FOLDER ({}); --resume goes on there."
+_PLACE = (
+    "{summary} --out FOLDER keeps the run there ({out}); --config FILE takes settings from a TOML "
+    "file like those of configs/; --resume goes on with the run in that folder, whose settings "
+    "need not be given again."
 )
-_OUT = Path("runs/denoise")
 _EXTRA = ("flax", "matplotlib", "orbax.checkpoint", "PIL", "rich", "skimage", "tyro")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """What decides the defaults of all other settings."""
+
+    out: Path
+    config: Path | None
+    resume: bool
 
 
 def denoise(args: Sequence[str]) -> None:
@@ -43,48 +52,21 @@ def denoise(args: Sequence[str]) -> None:
         InputError: something that was given cannot be used.
         Stopped: on SIGINT or SIGTERM, with the run saved.
     """
-    import tyro
-
+    from snrgate.lab.commands.denoise import denoise as run
     from snrgate.lab.tasks.denoise import Denoise
-    from snrgate.lab.training.configs import config_names, load_config
-    from snrgate.lab.training.denoise import run
+    from snrgate.lab.training.configs import denoise_config
     from snrgate.lab.training.folder import stored_settings
 
-    @dataclasses.dataclass(frozen=True)
-    class Arguments:
-        settings: tyro.conf.OmitArgPrefixes[Denoise]
-        config: str = "default"
-        """A name, or a JSON file: {"config": NAME, SETTING: VALUE, ...}."""
-        out: Path = _OUT
-        """Folder of the run."""
-        resume: tyro.conf.FlagCreatePairsOff[bool] = False
-        """Continue the run in that folder; its settings need not be given again."""
-
-    # What these three say decides the defaults of all the settings.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--config")
-    first.add_argument("--out", type=Path, default=_OUT)
-    first.add_argument("--resume", action="store_true")
-    try:
-        given, _ = first.parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from error
-    if given.resume and given.config is None:
-        settings = stored_settings(given.out, Denoise())
-    else:
-        settings = load_config("denoise", given.config or "default", Denoise)
-    parsed = tyro.cli(
-        Arguments,
-        args=list(args),
-        default=Arguments(settings),
-        prog="snrgate denoise",
-        description=f"{Denoise.__doc__} Configs: {', '.join(config_names('denoise'))}.",
-    )
-    run(parsed.settings, parsed.out, resume=parsed.resume)
+    place, rest = _place(args, Path("runs/denoise"))
+    settings = denoise_config(place.config)
+    if place.resume:
+        settings = stored_settings(place.out, settings)
+    parsed = _parsed(Denoise, rest, settings, "snrgate denoise", place)
+    run(parsed, place.out, resume=place.resume)
 
 
 def train(args: Sequence[str]) -> None:
-    """Train with one config.
+    """Train with one optimizer.
 
     Args:
         args: the command line after ``train``.
@@ -93,67 +75,85 @@ def train(args: Sequence[str]) -> None:
         InputError: something that was given cannot be used.
         Stopped: on SIGINT or SIGTERM, with the run saved.
     """
-    import tyro
-
-    from snrgate.lab.training.configs import load_config, task_names
+    from snrgate.lab.commands.train import train as run
+    from snrgate.lab.training.configs import optimizer_names, training_config
     from snrgate.lab.training.folder import stored_settings
-    from snrgate.lab.training.run import run
     from snrgate.lab.training.train import Training
 
-    if not args or args[0].startswith("-"):
-        known = ", ".join(task_names(Training))
-        raise InputError(
-            f"name a task and an optimizer, as in snrgate train digits/gated; there are {known}"
-        )
-    name, *rest = args
-    task, _, config = name.partition("/")
-    config = config or "gated"
-    settings = load_config(task, config, Training)
-
-    @dataclasses.dataclass(frozen=True)
-    class Where:
-        """Train with one config."""
-
-        out: Path = Path("runs") / task / Path(config).stem
-        """Folder of the run."""
-        resume: tyro.conf.FlagCreatePairsOff[bool] = False
-        """Continue the run in that folder; its settings need not be given again."""
-
-    where, others = tyro.cli(Where, args=rest, return_unknown_args=True, add_help=False)
-    if where.resume:
-        settings = stored_settings(where.out, settings)
+    name, *rest = _named(args, "train")
+    task, _, optimizer = name.partition("/")
+    optimizer = optimizer or optimizer_names(task)[0]
+    place, rest = _place(rest, Path("runs") / task / optimizer)
+    settings = training_config(task, optimizer, place.config)
+    if place.resume:
+        settings = stored_settings(place.out, settings)
     # A generic dataclass: the kinds of its task and optimizer are those of the config.
-    parsed = tyro.cli(
-        Training[type(settings.task), type(settings.optimizer)],  # type: ignore[misc]
-        args=others,
-        default=settings,
-        prog=f"snrgate train {name}",
-        description=f"{Where.__doc__} {_TRAIN.format(where.out)}",
-    )
-    run(parsed, where.out, f"snrgate train {name}", resume=where.resume)
+    kind = Training[type(settings.task), type(settings.optimizer)]  # type: ignore[misc]
+    parsed = _parsed(kind, rest, settings, f"snrgate train {name}", place)
+    run(parsed, place.out, f"snrgate train {name}", resume=place.resume)
 
 
 def compare(args: Sequence[str]) -> None:
-    """Train with several configs of one task and put the results side by side.
+    """Train with several optimizers of one task and put the results side by side.
 
     Args:
         args: the command line after ``compare``.
 
     Raises:
         InputError: something that was given cannot be used.
+        Stopped: on SIGINT or SIGTERM, with the run saved.
     """
-    import tyro
+    from snrgate.lab.commands.compare import Comparison
+    from snrgate.lab.commands.compare import compare as run
+    from snrgate.lab.training.folder import stored_settings
 
+    task, *rest = _named(args, "compare")
+    place, rest = _place(rest, Path("runs/compare") / task)
+    settings = Comparison(config=None if place.config is None else str(place.config))
+    if place.resume:
+        settings = stored_settings(place.out, settings)
+    parsed = _parsed(Comparison, rest, settings, f"snrgate compare {task}", place)
+    run(task, parsed, place.out, f"snrgate compare {task}", resume=place.resume)
+
+
+def _named(args: Sequence[str], command: str) -> Sequence[str]:
+    """The arguments of a command that begin with the name of a task."""
     from snrgate.lab.training.configs import task_names
-    from snrgate.lab.training.side_by_side import Comparison, run
-    from snrgate.lab.training.train import Training
 
     if not args or args[0].startswith("-"):
-        known = ", ".join(task_names(Training))
-        raise InputError(f"name a task, as in snrgate compare digits; there are {known}")
-    task, *rest = args
-    settings = tyro.cli(Comparison, args=rest, prog=f"snrgate compare {task}")
-    run(task, settings)
+        known = ", ".join(task_names())
+        raise InputError(f"name a task, as in snrgate {command} digits; there are {known}")
+    return args
+
+
+def _place(args: Sequence[str], out: Path) -> tuple[_Place, list[str]]:
+    """The folder of a run and the file of its settings, and the arguments that are left.
+
+    Raises:
+        InputError: one of them is named without a value.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--out", type=Path, default=out)
+    first.add_argument("--config", type=Path)
+    first.add_argument("--resume", action="store_true")
+    try:
+        given, rest = first.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from error
+    return _Place(given.out, given.config, given.resume), rest
+
+
+def _parsed(kind: Any, args: Sequence[str], default: Any, command: str, place: _Place) -> Any:
+    """The settings that the rest of a command line says."""
+    import tyro
+
+    return tyro.cli(
+        kind,
+        args=list(args),
+        default=default,
+        prog=command,
+        description=_PLACE.format(summary=(type(default).__doc__ or "").strip(), out=place.out),
+    )
 
 
 def study(args: Sequence[str]) -> None:

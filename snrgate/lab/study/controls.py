@@ -27,7 +27,7 @@ class Control(Gated):
     """
 
     kind: Literal["shuffled", "mean"] = "shuffled"
-    """Which."""
+    """Kind of control: gates in another order, or the mean gate for every parameter."""
 
     def build(self, task: Task) -> Built:
         """AdamW whose updates are multiplied by misplaced gates."""

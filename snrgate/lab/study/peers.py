@@ -38,9 +38,9 @@ class Grokfast(AdamW):
     """Grokfast-EMA: the slow part of the gradient amplified. Lee et al., arXiv 2405.20233."""
 
     decay: float = 0.98
-    """Of the average that is the slow part."""
+    """Decay of the average that is the slow part."""
     gain: float = 2.0
-    """How much of it is added."""
+    """Multiple of the slow part that is added."""
 
     def build(self, task: Task) -> Built:
         """AdamW on ``g + gain * ema(g)``."""
@@ -111,7 +111,7 @@ class RowNormLion(AdamW):
     """Lion with the rows of every inner matrix clipped to a norm after each step."""
 
     max_norm: float = 2.0
-    """Of a row, the weights that feed one output unit."""
+    """Largest norm of a row, the weights that feed one output unit."""
 
     def build(self, task: Task) -> Built:
         """Lion, then the clip, as an update that leads to the clipped row."""
@@ -148,12 +148,12 @@ class FloorGated(Gated):
     """
 
     floor: float = 0.4
-    """How far it stays open."""
+    """Smallest value of a gate."""
     noise_decay: float = 0.9
-    """As that of the momentum."""
+    """Decay of the running noise, that of the momentum."""
     gate_weight_decay: bool = False
     batch_size: int = 512
-    """Of every step."""
+    """Number of examples in the batch of a step."""
 
     def threshold(self, task: Task) -> float:
         """The level of pure noise for a task."""
@@ -170,9 +170,9 @@ class FiniteAlgorithm1(Algorithm1):
     """Algorithm 1 with the paper's threshold for a data set that comes back."""
 
     alpha: float | None = None
-    """``b / (n - b)``, of which n is the task's."""
+    """Threshold, by default ``b / (n - b)`` with the n of the task."""
     batch_size: int = 128
-    """Of every step."""
+    """Number of examples in the batch of a step."""
 
     def threshold(self, task: Task) -> float:
         """``b / (n - b)`` of a task's n."""
@@ -191,7 +191,7 @@ class CosineAdamW(AdamW):
     """AdamW whose learning rate falls to zero along a cosine by the last step."""
 
     decay_steps: int = 1000
-    """The last step."""
+    """Number of the last step, where the learning rate is zero."""
 
     def rate(self) -> optax.Schedule:
         """The learning rate by step."""
@@ -210,7 +210,7 @@ class Sam(AdamW):
     """AdamW on the gradient at the worst place nearby: two gradients a step. arXiv 2010.01412."""
 
     radius: float = 0.05
-    """How far away."""
+    """Distance to the worst place."""
 
     def build(self, task: Task) -> Built:
         """AdamW on sharpness-aware gradients."""

@@ -73,26 +73,26 @@ class Row:
     """One line of the study."""
 
     title: str
-    """What is learned."""
+    """Name of what is learned."""
     kind: str
     """"noisy" (the last step has to reach AdamW's best), "clean" (at most 1 % worse than AdamW's
     last), "grokking" (in no more steps) or "confusing" (above 90 %, where AdamW is below 50 %)."""
     base: Training
-    """Task, steps and batch; the optimizer is AdamW as one takes it without tuning."""
+    """Task, steps and batch; its optimizer is AdamW as one takes it without tuning."""
     rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
     """Learning rates of the grid."""
     decays: tuple[float, ...] = (0.0, 0.1, 1.0)
     """Weight decays of the grid."""
     peers: tuple[str, ...] = ()
-    """Which of :data:`PEERS`."""
+    """Names of the row's :data:`PEERS`."""
     ablations: tuple[str, ...] = ()
-    """Which of :data:`ABLATIONS`."""
+    """Names of the row's :data:`ABLATIONS`."""
     tuned_on: int = 2
-    """How many of the study's tuning seeds; one where a run takes minutes."""
+    """Number of tuning seeds that are used; one where a run takes minutes."""
     paper: str = "-"
-    """What the paper says of it."""
+    """Claim of the paper about this row."""
     reach: float | None = None
-    """Steps are counted until the metric is as good as this."""
+    """Value of the metric up to which steps are counted."""
 
     def contenders(self) -> tuple[str, ...]:
         """All that are measured, by name."""

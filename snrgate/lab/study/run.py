@@ -13,11 +13,11 @@ from snrgate.lab.study.results import results_of, score, steps_to, stored
 from snrgate.lab.study.rows import ROWS, Row
 from snrgate.lab.study.summary import short_table, summary_page
 from snrgate.lab.study.tables import row_page
+from snrgate.lab.study.tuned import tuned_config
+from snrgate.lab.training.figures import curves, to_png
 from snrgate.lab.training.folder import RunFolder
-from snrgate.lab.training.plots import to_png
 from snrgate.lab.training.results import Key, Result, Results
 from snrgate.lab.training.settings import flat
-from snrgate.lab.training.side_by_side import curves
 from snrgate.lab.training.sweep import collect, recognised
 from snrgate.lab.training.train import Training
 
@@ -34,17 +34,17 @@ class Study:
     """Run what is missing of the study, and write its tables and figures."""
 
     rows: tuple[str, ...] = ()
-    """Which rows, by name; default all of them."""
+    """Names of the rows to run; by default all of them."""
     list: bool = False
-    """Only list the rows, with what each took."""
+    """Whether only to list the rows with the time that each took."""
     tuning_seeds: tuple[int, ...] = (100, 101)
     """Seeds on which learning rate and weight decay are chosen; slow rows use the first."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Seeds that are reported."""
+    """Seeds of the runs that are reported."""
     steps: int | None = None
-    """Training steps, for a try; default those of the rows."""
+    """Number of training steps for a try; by default that of each row."""
     only: tuple[str, ...] = ()
-    """Only these contenders (adamw, gated, a peer or an ablation); default all of a row."""
+    """Names of the contenders to run (adamw, gated, a peer or an ablation); by default all."""
     out: Path = Path("results/study")
     """Folder of the results."""
 
@@ -92,6 +92,7 @@ def _write_row(name: str, row: Row, study: Study) -> None:
     tried = {n: stored(there, "tuning", tuple(row.grid(n))) for n in row.tuned()}
     folder = RunFolder(study.out / name)
     folder.write("README.md", row_page(name, row, contenders, tried, others).encode())
+    folder.write("tuned.toml", tuned_config(name, contenders).encode())
     shown = {n: list(runs.values()) for n, runs in contenders.items() if n in _IN_FIGURE}
     folder.write("curves.png", to_png(curves(shown)))
 

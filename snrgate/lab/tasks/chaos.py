@@ -26,17 +26,17 @@ class Chaos:
     """One-step prediction, learned from measurements with sensor noise, judged on clean ones."""
 
     system: System = "lorenz"
-    """Lorenz-63, integrated here, or the Santa Fe laser, measured (of reservoirpy)."""
+    """System that is measured: Lorenz-63, integrated, or the Santa Fe laser (of reservoirpy)."""
     noise: float = 0.2
     """Standard deviation of the sensor noise, in units of the signal's own."""
     train: int = 2000
-    """Measurements to learn from."""
+    """Number of measurements to learn from."""
     lags: int = 4
-    """Measurements that the next one is predicted from."""
+    """Number of measurements that the next one is predicted from."""
     width: int = 128
-    """Units of each hidden layer."""
+    """Number of units in each hidden layer."""
     depth: int = 3
-    """Hidden layers."""
+    """Number of hidden layers."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be learned from."""

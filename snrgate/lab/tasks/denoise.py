@@ -16,11 +16,11 @@ from flax import nnx
 from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.picture import MIN_SIDE, load, shrink
-from snrgate.lab.tasks.task import Group, of_data, require
+from snrgate.lab.tasks.task import Group, Task, of_data, require
 from snrgate.models.coordinate import CoordinateMLP
 from snrgate.models.siren import Siren
 
-__all__ = ["Denoise", "DenoiseTask", "NoisyPhoto", "make_task", "noisy_photo", "psnr"]
+__all__ = ["Denoise", "DenoiseTask", "NoisyPhoto", "as_task", "make_task", "noisy_photo", "psnr"]
 
 Optimizer = Literal["adamw", "gated"]
 Gate = Literal["soft", "hard", "snr"]
@@ -40,51 +40,51 @@ class Denoise:
     noise: float = 0.2
     """Standard deviation of the noise added, white being 1; 0 for a picture noisy already."""
     seed: int = 0
-    """Of the noise, the initial weights and the batches."""
+    """Seed of the noise, the initial weights and the batches."""
     optimizers: tuple[Optimizer, ...] = get_args(Optimizer)
-    """Which to train: adamw, gated, or both, on the same batches from the same weights."""
+    """Optimizers to train: adamw, gated, or both, on the same batches from the same weights."""
     steps: int = 4000
-    """Training steps."""
+    """Number of training steps."""
     batch_size: int = 1024
-    """Pixels a step, drawn with replacement."""
+    """Number of pixels in the batch of a step, drawn with replacement."""
     learning_rate: float = 3e-3
-    """Of both optimizers."""
+    """Learning rate of both optimizers."""
     b1: float = 0.9
     """Decay of the momentum."""
     b2: float = 0.999
     """Decay of the second moment."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Weight decay, decoupled from the gradient."""
     gate: Gate = "soft"
-    """How the gate opens."""
+    """Rule by which the gate opens."""
     block: Block = "unit"
-    """What shares one gate: all that feeds one output unit, one parameter, or a whole tensor."""
+    """Parameters that share a gate: an output unit's, each by itself, or a whole tensor's."""
     noise_estimator: Estimator = "exact"
-    """Where the gate has its noise from."""
+    """Source of the noise: the pixels of the batch, or how gradients differ between steps."""
     noise_decay: float = 0.99
     """Decay of the gate's running noise."""
     signal_decay: float = 0.96
-    """Decay of the gate's running signal: a memory of three of the default's epochs."""
+    """Decay of the gate's running signal; the default is a memory of three epochs."""
     fitted: float = 0.0
-    """Share of the pixels' own noise that may be fitted; none, as the run is long."""
+    """Share of the pixels' own noise that may be fitted: none, as the run is long."""
     z: float = 1.0
     """Threshold of the gate, in standard deviations of what pure noise does."""
     photons: float = 0.0
-    """Photons that make white, for shot noise besides; 0 for none."""
+    """Number of photons that make white, for shot noise besides; 0 for none."""
     network: Network = "fourier"
-    """Random Fourier features and relu, or sines."""
+    """Network: random Fourier features and relu, or sines."""
     width: int = 192
-    """Units of each hidden layer."""
+    """Number of units in each hidden layer."""
     depth: int = 3
-    """Hidden layers."""
+    """Number of hidden layers."""
     frequencies: int = 128
-    """Random Fourier frequencies, a sine and a cosine each."""
+    """Number of random Fourier frequencies, each a sine and a cosine."""
     fourier_scale: float = 3.5
     """Standard deviation of the frequencies, in periods across the picture."""
     eval_every: int = 20
-    """Steps between evaluations in the first tenth of the run, five times as many after it."""
+    """Number of steps between evaluations in the first tenth of the run; later five times it."""
     checkpoint_every: int = 1000
-    """Steps between checkpoints, rounded up to an evaluation."""
+    """Number of steps between checkpoints, rounded up to an evaluation."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be trained with.
@@ -112,6 +112,16 @@ class Denoise:
         choices, chosen = get_args(Optimizer), self.optimizers
         ok = len(chosen) > 0 and set(chosen) <= set(choices) and len(set(chosen)) == len(chosen)
         require(self, optimizers=(ok, f"some of {', '.join(choices)}, each once"))
+
+    def make(self, seed: int) -> Task:
+        """The task of :func:`as_task`.
+
+        Args:
+            seed: of the noise and the initial weights.
+        """
+        settings = dataclasses.replace(self, seed=seed)
+        photo = noisy_photo(settings)
+        return as_task(make_task(settings, photo), photo)
 
 
 class NoisyPhoto(NamedTuple):
@@ -228,6 +238,27 @@ def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
         return (mean + deviation * flat).reshape(height, width, channels)
 
     return DenoiseTask(params, (jnp.asarray(positions), jnp.asarray(targets)), loss, predict)
+
+
+def as_task(task: DenoiseTask, photo: NoisyPhoto) -> Task:
+    """The same as a task like the others.
+
+    Args:
+        task: the network and the noisy pixels.
+        photo: what the network is measured against.
+
+    Returns:
+        A task measured by ``psnr`` against the clean photo, in dB; by the training loss alone
+        where there is no clean photo.
+    """
+    if photo.clean is None:
+        return Task(task.params, task.groups, lambda params: {}, "loss", higher_is_better=False)
+    clean = jnp.asarray(photo.clean)
+
+    def evaluate(params: PyTree) -> dict[str, Array]:
+        return {"psnr": psnr(task.predict(params), clean)}
+
+    return Task(task.params, task.groups, evaluate, "psnr", higher_is_better=True)
 
 
 def _positions(height: int, width: int) -> np.ndarray:

@@ -23,9 +23,9 @@ class Digits:
     wrong: float = 0.0
     """Fraction of the training labels replaced by another digit."""
     width: int = 256
-    """Units of each hidden layer."""
+    """Number of units in each hidden layer."""
     depth: int = 2
-    """Hidden layers."""
+    """Number of hidden layers."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be learned from."""

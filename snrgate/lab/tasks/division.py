@@ -24,17 +24,17 @@ class Division:
     """a / b mod p for all a and all b but 0; a random part to learn from, the rest held out."""
 
     modulus: int = 97
-    """A prime."""
+    """Modulus p, a prime."""
     train_fraction: float = 0.25
-    """How much of the table is for training."""
+    """Share of the table that is learned from."""
     wrong: float = 0.0
-    """Fraction of the training answers replaced by random ones."""
+    """Share of the training answers that are replaced by random ones."""
     width: int = 128
     """Size of an embedding."""
     depth: int = 2
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = 4
-    """Attention heads."""
+    """Number of attention heads."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be learned from."""

@@ -24,13 +24,13 @@ class Language:
     """
 
     length: int = 64
-    """Characters in an example."""
+    """Number of characters in an example."""
     width: int = 96
     """Size of an embedding."""
     depth: int = 2
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = 4
-    """Attention heads."""
+    """Number of attention heads."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""

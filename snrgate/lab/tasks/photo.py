@@ -18,15 +18,15 @@ class Photo:
     """A photo of scikit-image with noise on every pixel; see :class:`snrgate.lab.tasks.denoise`."""
 
     image: str = "camera"
-    """Its name, or a picture file."""
+    """Name of a photo of scikit-image, or a picture file."""
     size: int = 96
     """Longer side in pixels."""
     noise: float = 0.2
     """Standard deviation of the Gaussian noise, white being 1."""
     photons: float = 0.0
-    """Photons that make white, for shot noise besides; 0 for none."""
+    """Number of photons that make white, for shot noise besides; 0 for none."""
     network: Network = "fourier"
-    """Random Fourier features and relu, or sines."""
+    """Network: random Fourier features and relu, or sines."""
 
     def make(self, seed: int) -> Task:
         """The task.

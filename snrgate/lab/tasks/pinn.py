@@ -28,21 +28,21 @@ class Pinn:
     """Advection, u_t + beta u_x = 0, or Burgers, u_t + u u_x = nu u_xx, from noisy u(x, 0)."""
 
     equation: Equation = "advection"
-    """Which; both for x in [-pi, pi] and t in [0, 1], periodic, starting at -sin x."""
+    """Equation, for x in [-pi, pi] and t in [0, 1], periodic, starting at -sin x."""
     beta: float = 5.0
     """Speed of the advection."""
     viscosity: float = 0.05
-    """nu of Burgers' equation."""
+    """Viscosity nu of Burgers' equation."""
     noise: float = 0.5
     """Standard deviation of the noise of the measurements of u(x, 0)."""
     measurements: int = 256
-    """How many there are, at places drawn uniformly."""
+    """Number of measurements, at places drawn uniformly."""
     initial_weight: float = 10.0
-    """Weight of their loss beside those of the equation and of periodicity."""
+    """Weight of the measurements' loss beside those of the equation and of periodicity."""
     width: int = 64
-    """Units of each hidden layer."""
+    """Number of units in each hidden layer."""
     depth: int = 4
-    """Hidden layers."""
+    """Number of hidden layers."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be learned from."""

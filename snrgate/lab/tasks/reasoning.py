@@ -23,13 +23,13 @@ class Reasoning:
     """A digit, then operations on it; the model writes every intermediate result, mod 10."""
 
     steps: int = 6
-    """Operations in an example."""
+    """Number of operations in an example."""
     width: int = 64
     """Size of an embedding."""
     depth: int = 2
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = 4
-    """Attention heads."""
+    """Number of attention heads."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""

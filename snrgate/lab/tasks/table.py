@@ -20,9 +20,9 @@ class Table:
     """Regression on scikit-learn's diabetes table (Efron et al., 2004), 112 patients held out."""
 
     width: int = 64
-    """Units of each hidden layer."""
+    """Number of units in each hidden layer."""
     depth: int = 2
-    """Hidden layers."""
+    """Number of hidden layers."""
 
     def data(self, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         """What is learned from, and what is held out.

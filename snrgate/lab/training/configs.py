@@ -1,109 +1,155 @@
-"""Configs: settings with a name, each a Python file of this package; and one's own, as JSON."""
+"""Configs: the settings of each task in a commented file, and a user's own on top of them.
 
-import importlib.util
-import json
+The files are TOML, so no config is a program, whoever wrote it.
+"""
+
+import importlib
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from snrgate.lab.errors import InputError
+from snrgate.lab.tasks.denoise import Denoise
+from snrgate.lab.training.optimizers import OPTIMIZERS
 from snrgate.lab.training.settings import replaced
+from snrgate.lab.training.train import Training
 
-__all__ = ["config_names", "load_config", "task_names"]
+__all__ = ["denoise_config", "optimizer_names", "task_names", "training_config"]
 
 Settings = TypeVar("Settings")
 
 _LABORATORY = Path(__file__).parents[1]
+_PHOTO = "denoise"  # the config of a command of its own
 
 
-def _folder(task: str) -> Path:
+def _folder() -> Path:
     """Inside the package where it is installed, beside it in a clone of the repository."""
     inside = _LABORATORY / "configs"
-    return (inside if inside.is_dir() else _LABORATORY.parents[1] / "configs") / task
+    return inside if inside.is_dir() else _LABORATORY.parents[1] / "configs"
 
 
-def config_names(task: str) -> list[str]:
-    """The names of a task's configs.
-
-    Example:
-        >>> from snrgate.lab.training.configs import config_names
-        >>> "default" in config_names("denoise")
-        True
-    """
-    # A folder of the package, never one that .. leads to: its files are run.
-    return sorted(path.stem for path in _folder("").glob("*/*.py") if path.parent.name == task)
-
-
-def task_names(kind: type[Settings]) -> list[str]:
-    """The tasks that have configs of one kind.
-
-    Args:
-        kind: what their ``CONFIG`` is.
+def task_names() -> list[str]:
+    """The tasks that have a config.
 
     Example:
         >>> from snrgate.lab.training.configs import task_names
-        >>> from snrgate.lab.training.train import Training
-        >>> "digits" in task_names(Training)
+        >>> "digits" in task_names()
         True
     """
-    folders = sorted(path for path in _folder("").iterdir() if path.is_dir())
-    firsts = {folder.name: min(folder.glob("*.py"), default=None) for folder in folders}
-    return [n for n, path in firsts.items() if path and isinstance(_config_of(path), kind)]
+    return sorted(path.stem for path in _folder().glob("*.toml") if path.stem != _PHOTO)
 
 
-def load_config(task: str, config: str, kind: type[Settings]) -> Settings:
-    """A config of this package by its name, or a JSON file on top of one.
-
-    Such a file holds an object: the name of a config at ``"config"`` and settings by the names
-    that they have on the command line, as in
-    ``{"config": "gated", "optimizer.learning_rate": 0.01}``. It runs no code.
+def optimizer_names(task: str) -> list[str]:
+    """The optimizers of a task's config, the default one first.
 
     Args:
-        task: folder of the configs.
-        config: a name, or a path ending in ``.json``.
-        kind: what the settings must be.
+        task: the name of the config.
 
     Raises:
-        InputError: there is no such task, config or setting, or it does not hold what it should.
+        InputError: there is no such task.
+
+    Example:
+        >>> from snrgate.lab.training.configs import optimizer_names
+        >>> optimizer_names("digits")[:2]
+        ['gated', 'adamw']
     """
-    if config.endswith(".json"):
-        return _of_json(task, Path(config), kind)
-    names = config_names(task)
-    if config in names:
-        settings = _config_of(_folder(task) / f"{config}.py")
-        if isinstance(settings, kind):
-            return settings
-    elif names:
-        raise InputError(
-            f"there is no config {config}; give one of {', '.join(names)}, or a path ending in "
-            ".json"
-        )
-    raise InputError(f"there is no task {task}; give one of {', '.join(task_names(kind))}")
+    return list(_values(task)["optimizers"])
 
 
-def _of_json(task: str, path: Path, kind: type[Settings]) -> Settings:
-    """The settings of a file that may come from anywhere."""
+def training_config(task: str, optimizer: str, own: Path | None = None) -> Training:
+    """The settings of one optimizer on one task.
+
+    Args:
+        task: the name of the config.
+        optimizer: the name of one of its optimizers.
+        own: a TOML file of settings on top of the config: a changed copy of it, or a part.
+
+    Raises:
+        InputError: there is no such task, optimizer or setting, or a setting has a value that
+            cannot be used.
+    """
+    values = _values(task)
+    names = ", ".join(values["optimizers"])
     try:
-        values = json.loads(path.read_text())
+        if own is not None:
+            values = _merged(values, _read(own))
+            names = ", ".join(values["optimizers"])
+            # A mistake in the section of another optimizer is not passed over either.
+            for name in values["optimizers"]:
+                _training(task, name, values)
+        if optimizer not in values["optimizers"]:
+            raise InputError(f"there is no optimizer {optimizer} for {task}; give one of {names}")
+        return _training(task, optimizer, values)
+    except ValueError as error:
+        raise InputError(f"config {own or task}: {error}") from error
+
+
+def denoise_config(own: Path | None = None) -> Denoise:
+    """The settings of ``snrgate denoise``.
+
+    Args:
+        own: a TOML file of settings on top of them.
+
+    Raises:
+        InputError: there is no such setting, or one has a value that cannot be used.
+    """
+    values = _read(_folder() / f"{_PHOTO}.toml") | ({} if own is None else _read(own))
+    try:
+        return replaced(Denoise(), _flat(values))
+    except ValueError as error:
+        raise InputError(f"config {own or _PHOTO}: {error}") from error
+
+
+def _values(task: str) -> dict[str, Any]:
+    # One of the files that are there, never one that .. leads to.
+    if task not in task_names():
+        raise InputError(f"there is no task {task}; give one of {', '.join(task_names())}")
+    return _read(_folder() / f"{task}.toml")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
     except OSError as error:
         raise InputError(f"config {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"config {path} is not JSON: {error}") from error
-    if not isinstance(values, dict) or not isinstance(name := values.pop("config", None), str):
-        known = ", ".join(config_names(task))
-        raise InputError(f'config {path} must hold an object with "config": one of {known}')
-    if name.endswith(".json"):
-        raise InputError(f"config {path} is on top of {name}; name a config of snrgate there")
-    try:
-        return replaced(load_config(task, name, kind), values)
-    except ValueError as error:
-        raise InputError(f"config {path}: {error}") from error
+        raise InputError(f"config {path} is not TOML: {error}") from error
 
 
-def _config_of(path: Path) -> Any:
-    """What a config file of this package sets ``CONFIG`` to."""
-    spec = importlib.util.spec_from_file_location(f"snrgate_config_{path.stem}", path)
-    assert spec is not None  # the name ends in .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.CONFIG
+def _merged(values: Any, own: Any) -> Any:
+    """Settings replaced one by one, table by table."""
+    if not isinstance(values, dict) or not isinstance(own, dict):
+        return own
+    return values | {name: _merged(values.get(name), value) for name, value in own.items()}
+
+
+def _training(task: str, optimizer: str, values: Mapping[str, Any]) -> Training:
+    """The settings of one of the optimizers.
+
+    The settings of a task are the class in ``tasks`` of the same name as the module.
+    """
+    sections = values["optimizers"]
+    if not isinstance(sections, dict) or not isinstance(sections.get(optimizer), dict):
+        raise ValueError(f"optimizers.{optimizer} must be a table of settings")
+    section = dict(sections[optimizer])
+    kind = section.pop("kind", optimizer)
+    if kind not in OPTIMIZERS:
+        raise ValueError(
+            f"optimizers.{optimizer}.kind = {kind!r} must be one of {', '.join(OPTIMIZERS)}"
+        )
+    settings = getattr(importlib.import_module(f"snrgate.lab.tasks.{task}"), task.capitalize())
+    plain = Training(settings(), OPTIMIZERS[kind](), steps=1, batch_size=2)
+    shared = {name: value for name, value in values.items() if name != "optimizers"}
+    return replaced(plain, _flat(shared | {"optimizer": section}))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables within tables by the names that the settings have on the command line."""
+    named = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            named |= _flat(value, f"{prefix}{name}.")
+        else:
+            named[f"{prefix}{name}"] = value
+    return named

@@ -10,7 +10,7 @@ import snrgate
 from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.loop import Gradients, exact_moments, mean_gradient
 
-__all__ = ["AdamW", "Algorithm1", "Built", "Gated", "Optimizer"]
+__all__ = ["OPTIMIZERS", "AdamW", "Algorithm1", "Built", "Gated", "Optimizer"]
 
 Gate = Literal["soft", "hard", "snr"]
 Block = Literal["unit", "parameter", "tensor"]
@@ -38,15 +38,15 @@ class AdamW:
     """optax's AdamW."""
 
     learning_rate: float = 1e-3
-    """Of every step after the warm-up."""
+    """Learning rate of every step after the warm-up."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Weight decay, decoupled from the gradient."""
     b1: float = 0.9
     """Decay of the momentum."""
     b2: float = 0.999
     """Decay of the second moment."""
     learning_rate_warmup: int = 10
-    """First steps, in which the learning rate rises linearly."""
+    """Number of first steps, in which the learning rate rises linearly."""
 
     def rate(self) -> optax.Schedule:
         """The learning rate by step."""
@@ -61,14 +61,14 @@ class AdamW:
 
 @dataclasses.dataclass(frozen=True)
 class Gated(AdamW):
-    """The gated AdamW. Its data set's size it is told by the task."""
+    """The gated AdamW. The task tells it how many examples its data set has."""
 
     gate: Gate = "soft"
-    """How the gate opens."""
+    """Rule by which the gate opens."""
     block: Block = "unit"
-    """What shares one gate."""
+    """Parameters that share one gate: those of an output unit, each by itself, or a tensor's."""
     noise: Noise = "exact"
-    """Where the gate has its noise from."""
+    """Source of the noise: the batch's own examples, or how gradients differ between steps."""
     noise_decay: float = 0.99
     """Decay of the running noise."""
     signal_decay: float | None = None
@@ -81,9 +81,8 @@ class Gated(AdamW):
     """Threshold on signal / noise itself, in place of ``z``."""
     gate_weight_decay: bool = True
     """Whether the gate multiplies the weight decay too."""
-
     finite: bool = True
-    """Whether the gate is told how many examples there are, or nothing."""
+    """Whether the gate is told how many examples there are; it is told nothing otherwise."""
 
     def threshold(self, task: Task) -> float | None:
         """The threshold on signal / noise for a task; ``None`` where it is ``z``."""
@@ -141,3 +140,7 @@ class Algorithm1(Gated):
     alpha: float | None = 1.0
     """Threshold on signal / noise: 1 for fresh batches."""
     gate_weight_decay: bool = False
+
+
+OPTIMIZERS: dict[str, type[AdamW]] = {"gated": Gated, "adamw": AdamW, "algorithm_1": Algorithm1}
+"""The kinds of optimizers that a config may name."""

@@ -1,15 +1,19 @@
-"""The folder of a training run: what it leaves behind, and what it goes on from."""
+"""A run in a folder: one training or several side by side, which an interruption does not lose."""
 
+import math
 import shlex
 import signal
 import time
 import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from snrgate.annotations import Array, Float, PyTree
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.checkpoint import open_checkpoints
@@ -17,88 +21,207 @@ from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.interrupt import Stopped, deferred_interrupts
 from snrgate.lab.training.loop import TrainState
 from snrgate.lab.training.progress import progress_bar
-from snrgate.lab.training.train import MOST_IN_A_ROW, Row, Training, fit, reached, start, summary
+from snrgate.lab.training.train import MOST_IN_A_ROW, Metrics, Training, fit, reached, start
 
-__all__ = ["run"]
+__all__ = ["Best", "Learner", "Run", "run", "together"]
 
 
-def run(settings: Training, out: Path, command: str, *, resume: bool = False) -> None:
-    """Train, leaving everything in a folder, and say what came of it on standard output.
+class Best(NamedTuple):
+    """The parameters at the best evaluation so far: what an oracle would have stopped at."""
 
-    The folder gets ``config.json``, ``metrics.jsonl``, ``summary.json`` and ``checkpoints``. Of
-    several processes the first writes it; all take part in a checkpoint.
+    value: Float[Array, ""]
+    params: PyTree
 
-    Args:
-        settings: of the run.
+
+class Learner(NamedTuple):
+    """The progress of one training; ``best`` is ``None`` where nobody asks for it."""
+
+    state: TrainState
+    best: Best | None
+
+
+class Run(NamedTuple):
+    """What is trained, side by side, and where it is kept.
+
+    Attributes:
+        trainings: the settings by name, all with the same steps and evaluations.
+        tasks: what each training learns, by the same names.
+        settings: what the user has set, a frozen dataclass; a resumed run must have the same.
         out: the folder, which all processes must see.
         command: how the run was called, for what to say after an interruption.
+        label: the column of the metrics that names the training; ``None`` for a single one.
+        keeps_best: whether the parameters of the best evaluation are kept as well.
+    """
+
+    trainings: Mapping[str, Training]
+    tasks: Mapping[str, Task]
+    settings: Any
+    out: Path
+    command: str
+    label: str | None = None
+    keeps_best: bool = False
+
+    def start(self) -> dict[str, Learner]:
+        """The learners before the first step."""
+        return {name: self._first(name) for name in self.trainings}
+
+    def rows_of(self, name: str, rows: list[Metrics]) -> list[Metrics]:
+        """The metrics of one training."""
+        return rows if self.label is None else [row for row in rows if row[self.label] == name]
+
+    def _first(self, name: str) -> Learner:
+        task = self.tasks[name]
+        best = Best(np.array(-math.inf, np.float32), task.params) if self.keeps_best else None
+        return Learner(start(self.trainings[name], task), best)
+
+
+def run(
+    what: Run, finish: Callable[[RunFolder, dict[str, Learner]], str], *, resume: bool = False
+) -> None:
+    """Train, leaving everything in a folder, and say what came of it on standard output.
+
+    The folder gets ``config.json``, ``metrics.jsonl``, ``checkpoints`` and what ``finish`` writes.
+    Of several processes the first writes it; all take part in a checkpoint.
+
+    Args:
+        what: the trainings and their folder.
+        finish: is called when training is over, writes the results and returns what to say.
         resume: continue the run in that folder, to the same numbers as if it had not stopped;
             on another number of devices up to rounding.
 
     Raises:
-        InputError: something that was given cannot be used, the folder cannot be written, or the
+        InputError: something that was given cannot be used, the folder cannot be written, or a
             loss is no longer a number.
         Stopped: on SIGINT or SIGTERM, with the run saved.
     """
     began = time.perf_counter()
-    task = settings.task.make(settings.seed)
-    first = start(settings, task)
-    folder = RunFolder(out)
-    again = f"continue with: {command} --out {shlex.quote(str(out))} --resume"
+    first = what.start()
+    folder = RunFolder(what.out)
+    again = f"continue with: {what.command} --out {shlex.quote(str(what.out))} --resume"
     kept = ""
     try:
         if _leads():
             if resume:
-                folder.reopen(settings, _fingerprint(task), free={"devices"})
+                folder.reopen(what.settings, _fingerprint(what), free={"devices"})
             else:
-                folder.start(settings, _fingerprint(task))
+                folder.start(what.settings, _fingerprint(what))
         multihost_utils.sync_global_devices("the folder is there")
         kept = f"; the run is kept up to its last checkpoint, {again}"
-        _train(settings, task, first, folder, again)
+        learners = _train(what, first, folder, again)
         if _leads():
-            rows = folder.rows()
-            folder.write_json("summary.json", summary(task, rows))
-            took = f"Took {time.perf_counter() - began:.0f} s. Everything is in {out}."
-            print(_in_words(task, rows) + took)
+            said = finish(folder, learners)
+            print(f"{said}Took {time.perf_counter() - began:.0f} s. Everything is in {what.out}.")
     except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror or error}{kept}") from error
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write to {what.out}: {reason}{kept}") from error
     except KeyboardInterrupt:
         raise Stopped(signal.SIGINT, f"interrupted{kept}") from None
 
 
 def _train(
-    settings: Training, task: Task, first: TrainState, folder: RunFolder, again: str
-) -> None:
+    what: Run, first: dict[str, Learner], folder: RunFolder, again: str
+) -> dict[str, Learner]:
+    shared = next(iter(what.trainings.values()))
     with (
         open_checkpoints(folder.path / "checkpoints") as checkpoints,
         deferred_interrupts() as interrupted,
     ):
-        begun = checkpoints.restore(first)
-        before = int(begun.step)
+        begun = learners = checkpoints.restore(first)
+        before = max(int(learner.state.step) for learner in begun.values())
         if _leads():
             folder.truncate(before)
-        if any(row["step"] == before and reached(settings, task, row) for row in folder.rows()):
-            return  # it had come to its end
-        with progress_bar(settings.steps, before) as show:
-            for state, row in fit(settings, task, begun):
-                step = row["step"]
-                if int(state.in_a_row) >= MOST_IN_A_ROW:
-                    raise InputError(
-                        f"{state.in_a_row} batches in a row up to step {step} gave no finite loss "
-                        "and gradient; give a smaller learning_rate, or look at the data. The run "
-                        f"is kept up to its last checkpoint; {again}"
-                    )
+        ended = _ended(what, folder.rows())
+        with progress_bar(shared.steps, before) as show:
+            for step, learners, rows in together(what, begun, ended):
+                _refuse_divergence(what, learners, rows, again)
                 if _leads():
-                    folder.append([row])
-                show(step, f"loss {row['loss']:.4f}, {task.metric} {row[task.metric]:.4f}")
-                due = step // settings.checkpoint_every > before // settings.checkpoint_every
+                    folder.append(list(rows.values()))
+                show(step, _in_short(what, rows))
+                ended = ended | _ended(what, list(rows.values()))
+                ends = step == shared.steps or len(ended) == len(what.trainings)
+                due = step // shared.checkpoint_every > before // shared.checkpoint_every
                 number = _agreed(interrupted())
-                ends = step == settings.steps or reached(settings, task, row)
                 if due or number or ends:
-                    checkpoints.save(step, state)
+                    checkpoints.save(step, learners)
                 before = step
                 if number and not ends:
                     raise Stopped(number, f"stopped at step {step}, saved; {again}")
+    return learners
+
+
+def together(
+    what: Run, learners: dict[str, Learner], ended: frozenset[str] = frozenset()
+) -> Iterator[tuple[int, dict[str, Learner], dict[str, Metrics]]]:
+    """Train side by side to the last step, pausing at every evaluation.
+
+    Args:
+        what: the trainings and their tasks.
+        learners: where each training is.
+        ended: the names of those that have got where they were to stop.
+
+    Yields:
+        The step, the learners, and the metrics of each training that is still going on.
+    """
+    running = {
+        name: fit(training, what.tasks[name], learners[name].state)
+        for name, training in what.trainings.items()
+        if name not in ended
+    }
+    while True:
+        rows: dict[str, Metrics] = {}
+        for name, steps in running.items():
+            if (pause := next(steps, None)) is None:
+                continue
+            state, row = pause
+            best = _better(what.tasks[name], learners[name].best, state, row)
+            learners = learners | {name: Learner(state, best)}
+            label = {} if what.label is None else {what.label: name}
+            rows[name] = {"step": row["step"]} | label | row
+        if not rows:
+            return
+        yield max(row["step"] for row in rows.values()), learners, rows
+
+
+def _better(task: Task, best: Best | None, state: TrainState, row: Metrics) -> Best | None:
+    """The better one of the best evaluation so far and the present one."""
+    if best is None:
+        return None
+    value = row[task.metric] * (1 if task.higher_is_better else -1)
+    return Best(np.array(value, np.float32), state.params) if value > best.value else best
+
+
+def _ended(what: Run, rows: list[Metrics]) -> frozenset[str]:
+    """The trainings that have got where they were to stop."""
+    return frozenset(
+        name
+        for name, training in what.trainings.items()
+        if any(reached(training, what.tasks[name], row) for row in what.rows_of(name, rows)[-1:])
+    )
+
+
+def _refuse_divergence(
+    what: Run, learners: dict[str, Learner], rows: dict[str, Metrics], again: str
+) -> None:
+    """Give up where no batch has a finite gradient any longer."""
+    for name, row in rows.items():
+        in_a_row, last = int(learners[name].state.in_a_row), what.trainings[name].steps
+        if in_a_row >= MOST_IN_A_ROW or (row["step"] == last and not math.isfinite(row["loss"])):
+            raise InputError(
+                f"{'' if what.label is None else f'{name} diverged: '}{in_a_row} batches in a row "
+                f"up to step {row['step']} gave no finite loss and gradient; give a smaller "
+                "learning_rate, or look at the data. The run is kept up to its last checkpoint; "
+                f"{again}"
+            )
+
+
+def _in_short(what: Run, rows: dict[str, Metrics]) -> str:
+    """The metrics that count, for the progress bar."""
+    said = []
+    for name, row in rows.items():
+        metric = what.tasks[name].metric
+        loss = "" if what.label else f"loss {row['loss']:.4f}, "
+        said.append(f"{name + ' ' if what.label else loss}{metric} {row[metric]:.4f}")
+    return ", ".join(said)
 
 
 def _leads() -> bool:
@@ -113,20 +236,11 @@ def _agreed(number: int | None) -> int | None:
     return int(multihost_utils.process_allgather(np.int32(number or 0)).max()) or None
 
 
-def _in_words(task: Task, rows: list[Row]) -> str:
-    came_to = summary(task, rows)
-    last, best = came_to["last"], came_to["best"]
-    words = (
-        f"{task.metric} {last[task.metric]:.4f} at step {last['step']}, the last; best "
-        f"{best[task.metric]:.4f} at step {best['step']}. "
-    )
-    if skipped := last.get("skipped"):
-        words += f"{skipped} batches were skipped: their loss or gradient was no finite number. "
-    return words
-
-
-def _fingerprint(task: Task) -> int:
-    """A checksum of the data: a few examples of every group."""
-    examples = [group.sample(jax.random.key(0), 64) for group in task.groups]
-    leaves = jax.tree.leaves((examples, task.params))
-    return zlib.crc32(b"".join(np.asarray(x).tobytes() for x in leaves))
+def _fingerprint(what: Run) -> int:
+    """A checksum of the data: a few examples of every group of every task."""
+    value = 0
+    for task in {id(task): task for task in what.tasks.values()}.values():
+        examples = [group.sample(jax.random.key(0), 64) for group in task.groups]
+        for leaf in jax.tree.leaves((examples, task.params)):
+            value = zlib.crc32(np.asarray(leaf).tobytes(), value)
+    return value

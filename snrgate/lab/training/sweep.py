@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.results import Key, Result, Results
 from snrgate.lab.training.settings import flat
-from snrgate.lab.training.train import Training, fit, summary
+from snrgate.lab.training.train import Metrics, Training, fit, summary
 
-__all__ = ["collect", "measure", "recognised", "spread"]
+__all__ = ["as_result", "collect", "measure", "recognised", "spread"]
 
 
 def measure(settings: Training) -> Result:
@@ -28,6 +29,23 @@ def measure(settings: Training) -> Result:
     began = time.perf_counter()
     task = settings.task.make(settings.seed)
     rows = [row for _, row in fit(settings, task)]
+    return {
+        "settings": flat(settings),
+        **as_result(task, rows),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def as_result(task: Task, rows: list[Metrics]) -> Result:
+    """What a run came to.
+
+    Args:
+        task: what was learned.
+        rows: the metrics of all evaluations.
+
+    Returns:
+        As :func:`measure`, without settings and seconds. A run that failed has the worst value.
+    """
     # No number where training failed: such a run is counted, not averaged.
     finite = [row for row in rows if math.isfinite(row[task.metric])]
     diverged = len(finite) < len(rows) or not math.isfinite(rows[-1]["loss"])
@@ -35,14 +53,12 @@ def measure(settings: Training) -> Result:
     failed = {"step": rows[-1]["step"], task.metric: worst}
     came_to = summary(task, finite) if finite else {"last": failed, "best": failed}
     return {
-        "settings": flat(settings),
         "metric": task.metric,
         "higher_is_better": task.higher_is_better,
         "last": failed if diverged else came_to["last"],
         "best": came_to["best"],
         "curve": [[row["step"], row[task.metric]] for row in finite],
         "diverged": diverged,
-        "seconds": round(time.perf_counter() - began, 1),
     }
 
 

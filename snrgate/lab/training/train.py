@@ -14,7 +14,7 @@ from snrgate.lab.training.optimizers import Optimizer
 
 __all__ = [
     "MOST_IN_A_ROW",
-    "Row",
+    "Metrics",
     "TaskSettings",
     "Training",
     "fit",
@@ -23,8 +23,8 @@ __all__ = [
     "summary",
 ]
 
-Row = dict[str, Any]
-"""One line of the metrics."""
+Metrics = dict[str, Any]
+"""What is measured at one step: a line of the metrics."""
 
 MOST_IN_A_ROW = 100
 """Batches without a finite gradient after which a run is given up."""
@@ -48,23 +48,23 @@ class Training(Generic[Learned, Learner]):
     """One optimizer on one task."""
 
     task: Learned
-    """What is learned."""
+    """The task that is learned."""
     optimizer: Learner
-    """By what."""
+    """The optimizer that learns it."""
     steps: int
-    """Training steps."""
+    """Number of training steps."""
     batch_size: int
-    """Examples a step, of each kind there is."""
+    """Number of examples in the batch of a step, of each kind of examples that the task has."""
     eval_every: int = 100
-    """Steps between evaluations."""
+    """Number of steps from one evaluation to the next."""
     seed: int = 0
-    """Of the data, the initial weights and the batches."""
+    """Seed of the data, the initial weights and the batches."""
     checkpoint_every: int = 1000
-    """Steps between checkpoints, rounded up to an evaluation."""
+    """Number of steps from one checkpoint to the next, rounded up to an evaluation."""
     until: float | None = None
-    """Stop once the task's metric is as good as this."""
+    """Value of the task's metric at which training stops; None trains to the last step."""
     devices: int = 1
-    """Devices to split every batch over, of all processes together."""
+    """Number of devices that every batch is split over, those of all processes together."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be trained with."""
@@ -81,10 +81,14 @@ class Training(Generic[Learned, Learner]):
             seed=(0 <= self.seed < 2**32, "in [0, 2**32)"),
         )
 
+    def next_evaluation(self, step: int) -> int:
+        """The first step after this one at which the metrics are measured."""
+        return min(step + self.eval_every - step % self.eval_every, self.steps)
+
 
 def fit(
     settings: Training, task: Task, state: TrainState | None = None
-) -> Iterator[tuple[TrainState, Row]]:
+) -> Iterator[tuple[TrainState, Metrics]]:
     """Train to the last step, pausing at every evaluation.
 
     Args:
@@ -110,9 +114,12 @@ def fit(
     )
     state = start(settings, task) if state is None else state
     while (step := int(state.step)) < settings.steps:
-        length = min(settings.eval_every - step % settings.eval_every, settings.steps - step)
-        state, metrics = stretch(state, length=length)
-        row: Row = {"step": step + length}
+        pause, metrics = settings.next_evaluation(step), {}
+        while (left := pause - step) > 0:  # in equal stretches: every length is compiled anew
+            length = min(settings.eval_every, left)
+            state, metrics = stretch(state, length=length)
+            step += length
+        row: Metrics = {"step": step}
         row |= {k: float(v) for k, v in (metrics | task.evaluate(state.params)).items()}
         if skipped := int(state.skipped):
             row["skipped"] = skipped
@@ -145,7 +152,7 @@ def _mesh(devices: int) -> jax.sharding.Mesh | None:
     return jax.make_mesh((devices,), ("data",), axis_types=auto, devices=jax.devices()[:devices])
 
 
-def reached(settings: Training, task: Task, row: Row) -> bool:
+def reached(settings: Training, task: Task, row: Metrics) -> bool:
     """Whether a run has got where it was to stop."""
     if settings.until is None:
         return False
@@ -153,7 +160,7 @@ def reached(settings: Training, task: Task, row: Row) -> bool:
     return sign * row[task.metric] >= sign * settings.until
 
 
-def summary(task: Task, rows: list[Row]) -> dict[str, Row]:
+def summary(task: Task, rows: list[Metrics]) -> dict[str, Metrics]:
     """The last row of a run, and the best one, which an oracle would have stopped at."""
     sign = 1 if task.higher_is_better else -1
     return {"last": rows[-1], "best": max(rows, key=lambda row: sign * row[task.metric])}

@@ -1,0 +1,95 @@
+"""``snrgate compare``: several optimizers of one task side by side, on the same batches."""
+
+import dataclasses
+from pathlib import Path
+
+from snrgate.lab.tasks.task import require
+from snrgate.lab.training.configs import training_config
+from snrgate.lab.training.figures import curves, to_png
+from snrgate.lab.training.folder import RunFolder
+from snrgate.lab.training.results import Result
+from snrgate.lab.training.run import Learner, Run, run
+from snrgate.lab.training.sweep import as_result, spread
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Train with several optimizers of a task, on the same data from the same weights."""
+
+    optimizers: tuple[str, ...] = ("adamw", "gated")
+    """Names of the optimizers, as the task's config has them."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the data, the weights and the batches."""
+    steps: int | None = None
+    """Number of training steps, where it is not that of the config."""
+    config: str | None = None
+    """A TOML file of settings on top of those of the task's config."""
+
+    def __post_init__(self) -> None:
+        """Refuse what leaves nothing to compare, or the same thing twice."""
+        for name in ("optimizers", "seeds"):
+            values = getattr(self, name)
+            once = 0 < len(values) == len(set(values))
+            require(self, **{name: (once, "at least one, each once")})
+
+
+def compare(
+    task: str, comparison: Comparison, out: Path, command: str, *, resume: bool = False
+) -> None:
+    """Train, and leave ``README.md``, ``curves.png`` and ``summary.json`` in the folder besides.
+
+    Args:
+        task: the name of its config.
+        comparison: the optimizers, and how often each is trained.
+        out: the folder of the run.
+        command: how the run was called.
+        resume: continue the run in that folder.
+
+    Raises:
+        InputError: there is no such task or optimizer, or as in
+            :func:`snrgate.lab.training.run.run`.
+        Stopped: on SIGINT or SIGTERM, with the run saved.
+    """
+    own = Path(comparison.config) if comparison.config else None
+    trainings, tasks, made = {}, {}, {}
+    for name in comparison.optimizers:
+        settings = training_config(task, name, own)
+        steps = comparison.steps or settings.steps
+        for seed in comparison.seeds:
+            made[seed] = made.get(seed) or settings.task.make(seed)
+            trainings[f"{name}-{seed}"] = dataclasses.replace(settings, seed=seed, steps=steps)
+            tasks[f"{name}-{seed}"] = made[seed]
+    what = Run(trainings, tasks, comparison, out, command, label="run")
+
+    def finish(folder: RunFolder, learners: dict[str, Learner]) -> str:
+        rows = folder.rows()
+        results = {n: as_result(tasks[n], what.rows_of(n, rows)) for n in trainings}
+        groups = {
+            name: [results[f"{name}-{seed}"] for seed in comparison.seeds]
+            for name in comparison.optimizers
+        }
+        table = as_markdown(groups)
+        note = "Median (range) over seeds.\n\n![curves](curves.png)\n"
+        folder.write("README.md", f"# {task}\n\n{table}\n{note}".encode())
+        folder.write("curves.png", to_png(curves(groups)))
+        folder.write_json("summary.json", results)
+        return f"\n{table}\nSee curves.png. "
+
+    run(what, finish, resume=resume)
+
+
+def as_markdown(groups: dict[str, list[Result]]) -> str:
+    """The best and the last value of each contender.
+
+    Args:
+        groups: the results of each name, one for each seed.
+    """
+    metric = next(iter(groups.values()))[0]["metric"]
+    plain = metric.replace("_", " ")
+    lines = [f"| | {plain}, last step | {plain}, best step |", "|:--|--:|--:|"]
+    for name, results in groups.items():
+        last, best = (spread([r[which][metric] for r in results]) for which in ("last", "best"))
+        lines.append(f"| {name} | {last} | {best} |")
+    return "\n".join(lines) + "\n"

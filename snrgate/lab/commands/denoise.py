@@ -1,0 +1,124 @@
+"""``snrgate denoise``: AdamW and the gated AdamW side by side on one noisy photo."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snrgate.lab.commands.photo_report import as_markdown, panels, run_picture, summarise
+from snrgate.lab.tasks.denoise import Denoise, NoisyPhoto, as_task, make_task, noisy_photo
+from snrgate.lab.tasks.picture import encode
+from snrgate.lab.training.figures import to_png
+from snrgate.lab.training.folder import RunFolder
+from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.run import Learner, Run, run
+from snrgate.lab.training.train import Training
+
+__all__ = ["denoise", "trainings"]
+
+
+class OftenAtFirst(Training[Denoise, AdamW]):
+    """Evaluated often in the first tenth, where AdamW has its best, and less so afterwards."""
+
+    def next_evaluation(self, step: int) -> int:
+        """The first step after this one at which the metrics are measured."""
+        every = self.eval_every * (1 if step < self.steps // 10 else 5)
+        return min(step + every, self.steps)
+
+
+def trainings(settings: Denoise) -> dict[str, Training]:
+    """The trainings of a run by the names of their optimizers.
+
+    Args:
+        settings: of the run.
+    """
+    momentary = settings.noise_estimator == "instantaneous"
+    names = ("learning_rate", "weight_decay", "b1", "b2")
+    shared: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    optimizers = {
+        "adamw": AdamW(**shared, learning_rate_warmup=0),
+        "gated": Gated(
+            **shared,
+            learning_rate_warmup=0,
+            gate=settings.gate,
+            block=settings.block,
+            noise=settings.noise_estimator,
+            noise_decay=settings.noise_decay,
+            signal_decay=None if momentary else settings.signal_decay,
+            fitted=settings.fitted,
+            z=settings.z,
+        ),
+    }
+    names = ("steps", "batch_size", "eval_every", "checkpoint_every", "seed")
+    of_run = {name: getattr(settings, name) for name in names}
+    return {
+        name: OftenAtFirst(settings, optimizers[name], **of_run) for name in settings.optimizers
+    }
+
+
+def denoise(settings: Denoise, out: Path, *, resume: bool = False) -> None:
+    """Train, and leave the results in the folder besides.
+
+    These are ``summary.json``, ``table.md``, ``picture.png``, and ``denoised.png`` by the last of
+    the optimizers, at the range of values of the file that came in.
+
+    Args:
+        settings: of the run.
+        out: the folder of the run.
+        resume: continue the run in that folder.
+
+    Raises:
+        InputError: as :func:`snrgate.lab.training.run.run`.
+        Stopped: on SIGINT or SIGTERM, with the run saved.
+    """
+    photo = noisy_photo(settings)
+    fit = make_task(settings, photo)
+    trained = trainings(settings)
+    what = Run(
+        trained,
+        dict.fromkeys(trained, as_task(fit, photo)),
+        settings,
+        out,
+        "snrgate denoise",
+        label="optimizer",
+        keeps_best=True,
+    )
+
+    def finish(folder: RunFolder, learners: dict[str, Learner]) -> str:
+        last = {n: np.asarray(fit.predict(learners[n].state.params)) for n in trained}
+        best = {n: np.asarray(fit.predict(x.best.params)) for n, x in learners.items() if x.best}
+        return _write_results(photo, folder, last, best)
+
+    _say_what(photo)
+    run(what, finish, resume=resume)
+
+
+def _write_results(
+    photo: NoisyPhoto,
+    folder: RunFolder,
+    last: dict[str, np.ndarray],
+    best: dict[str, np.ndarray],
+) -> str:
+    """Write the pictures that the networks show at their last and best steps, and the numbers."""
+    rows = folder.rows()
+    summary = summarise(photo, rows)
+    table = as_markdown(summary)
+    folder.write_json("summary.json", summary)
+    folder.write("table.md", table.encode())
+    folder.write_png("denoised.png", encode(list(last.values())[-1], photo.levels))
+    folder.write(
+        "picture.png", to_png(run_picture(panels(photo, summary, last, best), rows, summary))
+    )
+    return f"\n{table}\nSee picture.png. "
+
+
+def _say_what(photo: NoisyPhoto) -> None:
+    height, width, channels = photo.noisy.shape
+    if (height, width) != photo.original:
+        print(
+            f"The picture of {photo.original[1]} x {photo.original[0]} was shrunk to "
+            f"{width} x {height}; --size sets the longer side, --size 0 keeps it as it is."
+        )
+    if photo.clean is None:
+        kind = "grey" if channels == 1 else "colour"
+        print(f"No noise added: the {width} x {height} {kind} picture is denoised as it is.")

@@ -1,0 +1,197 @@
+"""What a denoising run came to: the numbers, a table, and the photos side by side with curves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from snrgate.lab.tasks.denoise import NoisyPhoto, psnr
+
+__all__ = ["Panel", "as_markdown", "panels", "run_picture", "summarise"]
+
+LABELS = {"adamw": "AdamW", "gated": "gated AdamW"}
+_COLOURS = {"adamw": "#b4532a", "gated": "#1f5f8b"}  # apart in grey and for the colour-blind
+
+
+def summarise(photo: NoisyPhoto, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first and last numbers of a run.
+
+    Args:
+        photo: the photo with and without noise.
+        rows: the metrics.
+
+    Returns:
+        For each optimizer its last row and, where there is a clean photo, its best one; and the
+        PSNR of the two pictures that need no training, the noisy one and its mean colour.
+    """
+    optimizers = {}
+    for name in LABELS:
+        if measured := [row for row in rows if row["optimizer"] == name]:
+            optimizers[name] = {"last": measured[-1]}
+            if photo.clean is not None:
+                optimizers[name]["best"] = max(measured, key=lambda row: row["psnr"])
+    summary: dict[str, Any] = {"optimizers": optimizers}
+    if photo.clean is not None:
+        flat = jnp.broadcast_to(photo.noisy.mean((0, 1), keepdims=True), photo.clean.shape)
+        summary["noisy_psnr"] = float(psnr(photo.noisy, photo.clean))
+        summary["mean_psnr"] = float(psnr(flat, photo.clean))
+    return summary
+
+
+def as_markdown(summary: Mapping[str, Any]) -> str:
+    """The summary as a markdown table.
+
+    Example:
+        >>> from snrgate.lab.commands.photo_report import as_markdown
+        >>> last = {"step": 9, "loss": 0.5}
+        >>> print(as_markdown({"optimizers": {"adamw": {"last": last}}}), end="")
+        | picture          | step | training loss |
+        |:-----------------|-----:|--------------:|
+        | AdamW, last step |    9 |        0.5000 |
+    """
+    if "noisy_psnr" not in summary:
+        header = ("picture", "step", "training loss")
+        lines = [
+            (f"{LABELS[name]}, last step", str(row["last"]["step"]), f"{row['last']['loss']:.4f}")
+            for name, row in summary["optimizers"].items()
+        ]
+        return _table([header, *lines])
+    lines = [
+        ("picture", "step", "PSNR (dB)"),
+        ("the noisy photo", "", f"{summary['noisy_psnr']:.2f}"),
+        ("its mean colour", "", f"{summary['mean_psnr']:.2f}"),
+    ]
+    for name, row in summary["optimizers"].items():
+        for which, text in (("best", "best step*"), ("last", "last step")):
+            value = row[which]
+            lines.append((f"{LABELS[name]}, {text}", str(value["step"]), f"{value['psnr']:.2f}"))
+    return _table(lines) + "\n\\* chosen with the clean photo, which nobody has in earnest.\n"
+
+
+def _table(lines: Sequence[tuple[str, str, str]]) -> str:
+    first, second, third = (max(map(len, column)) for column in zip(*lines, strict=True))
+    header, *rows = (f"| {a:<{first}} | {b:>{second}} | {c:>{third}} |" for a, b, c in lines)
+    rule = f"|:{'-' * (first + 1)}|{'-' * (second + 1)}:|{'-' * (third + 1)}:|"
+    return "\n".join([header, rule, *rows]) + "\n"
+
+
+class Panel(NamedTuple):
+    """One photo and the lines under it."""
+
+    pixels: np.ndarray
+    caption: str
+
+
+def panels(
+    photo: NoisyPhoto,
+    summary: Mapping[str, Any],
+    last: Mapping[str, np.ndarray],
+    best: Mapping[str, np.ndarray],
+) -> list[Panel]:
+    """The photos of a run with their captions.
+
+    Args:
+        photo: the photo with and without noise.
+        summary: of :func:`summarise`.
+        last: what the network of each optimizer shows after the last step.
+        best: the same after the step with the best PSNR.
+    """
+    if photo.clean is None:
+        given = Panel(photo.noisy, "the picture given")
+        return [given, *(Panel(last[n], f"{LABELS[n]}, last step") for n in LABELS if n in last)]
+    shown = [
+        Panel(photo.clean, "clean\n(never seen in training)"),
+        Panel(photo.noisy, f"noisy\n{summary['noisy_psnr']:.2f} dB"),
+    ]
+    for name, rows in summary["optimizers"].items():
+        if name == "adamw":
+            row = rows["best"]
+            caption = f"AdamW, best step {row['step']}\n{row['psnr']:.2f} dB (by oracle)"
+            shown.append(Panel(best[name], caption))
+        row = rows["last"]
+        caption = f"{LABELS[name]}, last step {row['step']}\n{row['psnr']:.2f} dB"
+        shown.append(Panel(last[name], caption))
+    return shown
+
+
+def run_picture(
+    shown: Sequence[Panel],
+    rows: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+) -> Figure:
+    """Photos above, curves over the steps below.
+
+    Args:
+        shown: photos, (height, width, channels) in [0, 1], with captions.
+        rows: the metrics, as in the run folder.
+        summary: of :func:`summarise`; what needs no training is a horizontal line.
+
+    Returns:
+        The figure.
+    """
+    height, width, _ = shown[0].pixels.shape
+    photo = 2.6 * min(max(height / width, 0.5), 2)  # inches
+    across = max(2.6 * len(shown) + 0.4, 8)
+    figure = Figure(figsize=(across, photo + 3.8), layout="constrained")
+    rows_of_figures: Any = figure.subfigures(2, 1, height_ratios=[photo + 0.6, 3.2])
+    above, below = rows_of_figures
+    for axes, panel in zip(above.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        _show(axes, panel)
+    left, right = below.subplots(1, 2)
+    if "psnr" in rows[0]:
+        _curves(left, rows, "psnr", "PSNR (dB)")
+        for key, label, style in (
+            ("noisy_psnr", "noisy photo", ":"),
+            ("mean_psnr", "its mean colour", "--"),
+        ):
+            left.axhline(summary[key], color="0.45", linestyle=style, linewidth=1, label=label)
+    else:
+        _curves(left, rows, "loss", "training loss")
+        left.set_yscale("log")
+        _plain_numbers(left.yaxis)
+    _curves(right, rows, "gate_fraction", "gate fraction")
+    right.set_yscale("log")
+    _plain_numbers(right.yaxis)
+    handles, labels = left.get_legend_handles_labels()
+    below.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def _show(axes: Axes, panel: Panel) -> None:
+    pixels = np.clip(panel.pixels, 0, 1)
+    axes.imshow(
+        pixels[..., 0] if pixels.shape[-1] == 1 else pixels,
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel(panel.caption, fontsize=10)
+
+
+def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, label: str) -> None:
+    for name, text in LABELS.items():
+        measured = [row for row in rows if row["optimizer"] == name]
+        if measured:
+            # An optimizer without a gate lets everything through.
+            values = [row.get(key, 1.0) for row in measured]
+            axes.plot([row["step"] for row in measured], values, color=_COLOURS[name], label=text)
+    axes.set_xscale("log")  # AdamW is at its best in the first hundred steps of thousands
+    _plain_numbers(axes.xaxis)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2 and 5, which fits however short it is."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,39 @@
+"""``snrgate train``: one optimizer on one task."""
+
+from pathlib import Path
+
+from snrgate.lab.training.folder import RunFolder
+from snrgate.lab.training.run import Learner, Run, run
+from snrgate.lab.training.train import Training, summary
+
+__all__ = ["train"]
+
+
+def train(settings: Training, out: Path, command: str, *, resume: bool = False) -> None:
+    """Train, and leave ``summary.json`` in the folder besides.
+
+    Args:
+        settings: of the training.
+        out: the folder of the run.
+        command: how the run was called.
+        resume: continue the run in that folder.
+
+    Raises:
+        InputError: as :func:`snrgate.lab.training.run.run`.
+        Stopped: on SIGINT or SIGTERM, with the run saved.
+    """
+    task = settings.task.make(settings.seed)
+
+    def finish(folder: RunFolder, learners: dict[str, Learner]) -> str:
+        came_to = summary(task, folder.rows())
+        folder.write_json("summary.json", came_to)
+        last, best = came_to["last"], came_to["best"]
+        words = (
+            f"{task.metric} {last[task.metric]:.4f} at step {last['step']}, the last; best "
+            f"{best[task.metric]:.4f} at step {best['step']}. "
+        )
+        if skipped := last.get("skipped"):
+            words += f"{skipped} batches without a finite loss or gradient were skipped. "
+        return words
+
+    run(Run({"train": settings}, {"train": task}, settings, out, command), finish, resume=resume)

@@ -1,0 +1,42 @@
+"""Figures: the metric of several runs over their steps, and any figure as a PNG file."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from snrgate.lab.training.results import Result
+
+__all__ = ["curves", "to_png"]
+
+_COLOURS = ("#b4532a", "#1f5f8b", "#6b8e23", "#8b5fa8", "#c79a1b", "#4a4a4a")
+
+
+def to_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def curves(groups: Mapping[str, Sequence[Result]]) -> Figure:
+    """The metric over the steps, every seed a line.
+
+    Args:
+        groups: the results of each name, one for each seed.
+    """
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, results) in enumerate(groups.items()):
+        for j, result in enumerate(results):
+            steps, values = zip(*result["curve"], strict=True)
+            label = name if j == 0 else None
+            axes.plot(steps, values, color=_COLOURS[i % len(_COLOURS)], linewidth=1.2, label=label)
+    first = next(iter(groups.values()))[0]
+    axes.set_xlabel("step")
+    axes.set_ylabel(first["metric"].replace("_", " "))
+    if not first["higher_is_better"]:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
