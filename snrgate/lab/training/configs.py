@@ -70,16 +70,15 @@ def training_config(task: str, optimizer: str, own: Path | None = None) -> Train
             cannot be used.
     """
     values = _values(task)
-    names = ", ".join(values["optimizers"])
     try:
         if own is not None:
             values = _merged(values, _read(own))
-            names = ", ".join(values["optimizers"])
             # A mistake in the section of another optimizer is not passed over either.
-            for name in values["optimizers"]:
+            for name in _sections(values):
                 _training(task, name, values)
-        if optimizer not in values["optimizers"]:
-            raise InputError(f"there is no optimizer {optimizer} for {task}; give one of {names}")
+        if optimizer not in (names := _sections(values)):
+            known = ", ".join(names)
+            raise InputError(f"there is no optimizer {optimizer} for {task}; give one of {known}")
         return _training(task, optimizer, values)
     except ValueError as error:
         raise InputError(f"config {own or task}: {error}") from error
@@ -124,15 +123,22 @@ def _merged(values: Any, own: Any) -> Any:
     return values | {name: _merged(values.get(name), value) for name, value in own.items()}
 
 
+def _sections(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of each optimizer by its name."""
+    sections = values["optimizers"]
+    if not isinstance(sections, dict) or not all(isinstance(x, dict) for x in sections.values()):
+        raise ValueError("optimizers must hold a table of settings for each optimizer")
+    return sections
+
+
 def _training(task: str, optimizer: str, values: Mapping[str, Any]) -> Training:
     """The settings of one of the optimizers.
 
     The settings of a task are the class in ``tasks`` of the same name as the module.
     """
-    sections = values["optimizers"]
-    if not isinstance(sections, dict) or not isinstance(sections.get(optimizer), dict):
-        raise ValueError(f"optimizers.{optimizer} must be a table of settings")
-    section = dict(sections[optimizer])
+    if "optimizer" in values:
+        raise ValueError("there is no setting optimizer; name its settings optimizers.NAME.SETTING")
+    section = dict(_sections(values)[optimizer])
     kind = section.pop("kind", optimizer)
     if kind not in OPTIMIZERS:
         raise ValueError(
