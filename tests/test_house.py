@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ LIBRARY = [
     {"models"},
 ]
 LABORATORY = [
-    {"lab", "lab.__init__", "lab.errors"},
+    {"lab", "lab.__init__", "lab.errors", "lab.kinds"},
     {"lab.tasks"},
     {"lab.training"},
     {"lab.commands", "lab.study"},
@@ -86,6 +87,13 @@ def test_no_function_is_longer_than_one_reads_at_once(path):
 def test_no_line_of_prose_is_longer_than_a_window(path):
     for number, line in enumerate(path.read_text().splitlines(), 1):
         assert len(line) <= 120 or line.startswith("|"), f"{path}, line {number}: {len(line)}"
+
+
+def test_the_command_knows_the_gates_of_the_library():
+    from snrgate.gate import GATES
+    from snrgate.lab.kinds import Gate
+
+    assert set(typing.get_args(Gate)) == set(GATES)
 
 
 def test_the_library_needs_only_jax_optax_and_numpy():

@@ -15,6 +15,7 @@ from flax import nnx
 
 from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.lab.errors import InputError
+from snrgate.lab.kinds import Block, Gate, Noise
 from snrgate.lab.tasks.picture import MIN_SIDE, load, shrink
 from snrgate.lab.tasks.task import Group, Task, of_data, require
 from snrgate.models.coordinate import CoordinateMLP
@@ -23,9 +24,6 @@ from snrgate.models.siren import Siren
 __all__ = ["Denoise", "DenoiseTask", "NoisyPhoto", "as_task", "make_task", "noisy_photo", "psnr"]
 
 Optimizer = Literal["adamw", "gated"]
-Gate = Literal["soft", "hard", "snr"]
-Block = Literal["unit", "parameter", "tensor"]
-Estimator = Literal["exact", "streaming", "instantaneous"]
 Network = Literal["fourier", "siren"]
 
 
@@ -59,7 +57,7 @@ class Denoise:
     """Rule by which the gate opens."""
     block: Block = "unit"
     """Parameters that share a gate: an output unit's, each by itself, or a whole tensor's."""
-    noise_estimator: Estimator = "exact"
+    noise_estimator: Noise = "exact"
     """Source of the noise: the pixels of the batch, or how gradients differ between steps."""
     noise_decay: float = 0.99
     """Decay of the gate's running noise."""
@@ -104,7 +102,7 @@ class Denoise:
             require(self, **{name: (0 <= getattr(self, name) < 1, "in [0, 1)")})
         require(self, seed=(self.seed < 2**32, "less than 2**32"))
         require(self, batch_size=(self.batch_size >= 2, "at least 2"))
-        kinds = {"gate": Gate, "block": Block, "noise_estimator": Estimator, "network": Network}
+        kinds = {"gate": Gate, "block": Block, "noise_estimator": Noise, "network": Network}
         for name, kind in kinds.items():
             choices = get_args(kind)
             known = getattr(self, name) in choices

@@ -2,19 +2,16 @@
 
 import dataclasses
 import math
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import optax
 
 import snrgate
+from snrgate.lab.kinds import Block, Gate, Noise
 from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.loop import Gradients, exact_moments, mean_gradient
 
 __all__ = ["OPTIMIZERS", "AdamW", "Algorithm1", "Built", "Gated", "Optimizer"]
-
-Gate = Literal["soft", "hard", "snr"]
-Block = Literal["unit", "parameter", "tensor"]
-Noise = Literal["exact", "streaming", "instantaneous"]
 
 
 class Built(NamedTuple):

@@ -1,0 +1,9 @@
+"""The kinds of gates, blocks and noise by the names that the command line knows."""
+
+from typing import Literal
+
+__all__ = ["Block", "Gate", "Noise"]
+
+Gate = Literal["soft", "hard", "snr"]
+Block = Literal["unit", "parameter", "tensor"]
+Noise = Literal["exact", "streaming", "instantaneous"]
