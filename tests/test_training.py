@@ -145,14 +145,15 @@ def test_a_run_of_another_optimizer_with_the_same_settings_is_not_taken(tmp_path
 
 def test_train_and_resume_on_the_command_line(tmp_path, capsys):
     out = tmp_path / "run"
-    args = ["train", "table/gated", "--out", str(out), "--steps", "40", "--seed", "3"]
+    small = ["--task.width", "8", "--task.depth", "1"]
+    args = ["train", "table/gated", "--out", str(out), "--steps", "40", "--seed", "3", *small]
     assert cli.main(args) == 0
     assert "error" in capsys.readouterr().out
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [20, 40]
     assert cli.main(["train", "table/gated", "--out", str(out), "--resume"]) == 0
     assert cli.main([*args, "--resume", "--task.width", "9"]) == 2
-    assert "task.width is 64 there, not 9" in capsys.readouterr().err
+    assert "task.width is 8 there, not 9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,9 @@ def test_what_is_wrong_is_said_in_one_line(args, said, capsys):
 
 def test_compare_on_the_command_line(tmp_path, capsys):
     out = tmp_path / "side by side"
-    args = ["compare", "table", "--steps", "20", "--seeds", "0", "1", "--out", str(out)]
+    (config := tmp_path / "small.toml").write_text("task = { width = 8, depth = 1 }\n")
+    args = ["compare", "table", "--config", str(config), "--steps", "20", "--seeds", "0", "1"]
+    args += ["--out", str(out)]
     assert cli.main(args) == 0
     said = capsys.readouterr().out
     assert "| gated |" in said
@@ -189,7 +192,7 @@ def test_compare_on_the_command_line(tmp_path, capsys):
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary) == ["adamw-0", "adamw-1", "gated-0", "gated-1"]
     # Each run is the one that it is by itself.
-    settings = dataclasses.replace(training_config("table", "gated"), steps=20, seed=1)
+    settings = dataclasses.replace(training_config("table", "gated", config), steps=20, seed=1)
     alone = measure(settings)["last"]
     assert summary["gated-1"]["last"] == {"run": "gated-1"} | alone
     before = (out / "summary.json").read_bytes()
