@@ -162,7 +162,7 @@ Reading = Pooled | Sided
 
 def read(block: Block, path: str, shape: tuple[int, ...]) -> Reading:
     """How the evidence of one parameter tensor is summed."""
-    if block == "unit" and known_unit_axes(path, shape) is None:
+    if block == "unit" and math.prod(shape) and known_unit_axes(path, shape) is None:
         return Sided(path, shape)
     return Pooled(path, shape, block_axes(block, path, shape))
 

@@ -90,9 +90,11 @@ def exact_defaults(make: Any) -> Any:
             value = given[name]
             dtype = getattr(value, "dtype", None)
             if dtype is not None and dtype.itemsize <= 2 and jnp.issubdtype(dtype, jnp.floating):
-                rounded = jnp.asarray(defaults[name], dtype)
-                wide = jnp.asarray(value, jnp.float32)
-                given[name] = jnp.where(value == rounded, defaults[name], wide)
+                same = value == jnp.asarray(defaults[name], dtype)
+                if not known(same):
+                    given[name] = jnp.where(same, defaults[name], value.astype(jnp.float32))
+                elif same:
+                    given[name] = defaults[name]
         # What was given by position comes first in the signature.
         return make(**given)
 
