@@ -10,7 +10,13 @@ from snrgate.annotations import Array, Float, PyTree
 from snrgate.moments.statistics import Moments, pool_like
 from snrgate.trees import flatten
 
-__all__ = ["RiskDecrease", "gate_fraction_per_layer", "noise_scale", "risk_decrease"]
+__all__ = [
+    "RiskDecrease",
+    "gate_fraction_per_layer",
+    "noise_scale",
+    "risk_decrease",
+    "skipped_steps_per_layer",
+]
 
 
 def gate_fraction_per_layer(state: optax.OptState, params: PyTree) -> dict[str, Array]:
@@ -34,16 +40,50 @@ def gate_fraction_per_layer(state: optax.OptState, params: PyTree) -> dict[str, 
         >>> sorted(snrgate.diagnostics.gate_fraction_per_layer(state, params))
         ['dense/bias', 'dense/kernel']
     """
-    fractions = optax.tree.get(state, "gate_fractions")
-    if fractions is None:
+    return _per_layer(state, params, "gate_fractions")
+
+
+def skipped_steps_per_layer(state: optax.OptState, params: PyTree) -> dict[str, Array]:
+    """How many steps each parameter tensor has sat out.
+
+    A tensor sits out a step where its gradient or its statistics are not finite, or where the
+    batch holds no example: nothing of it enters the running averages.
+
+    Args:
+        state: state of an optimizer with one gate in it.
+        params: the parameters it was initialised with (only their structure is used).
+
+    Returns:
+        ``path -> steps``, int32 scalars; 0 for a tensor that is not gated.
+
+    Raises:
+        ValueError: the state holds no gate, or that of another parameter tree.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, snrgate
+        >>> params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+        >>> tx = snrgate.snr_gate(optax.zero_nans())
+        >>> grads = {"kernel": jnp.full((2, 3), jnp.nan), "bias": jnp.ones(3)}
+        >>> _, state = tx.update(grads, tx.init(params), params)
+        >>> steps = snrgate.diagnostics.skipped_steps_per_layer(state, params)
+        >>> int(steps["kernel"]), int(steps["bias"])
+        (1, 0)
+    """
+    return _per_layer(state, params, "skipped_steps")
+
+
+def _per_layer(state: optax.OptState, params: PyTree, name: str) -> dict[str, Array]:
+    values = optax.tree.get(state, name)
+    if values is None:
         raise ValueError("the state holds no gate; pass the state of a snrgate optimizer")
     paths = flatten(params).paths
-    if fractions.shape != (len(paths),):
+    if values.shape != (len(paths),):
         raise ValueError(
-            f"the gate was initialised with {fractions.shape} parameter tensors, params has "
+            f"the gate was initialised with {values.size} parameter tensors, params has "
             f"{len(paths)}; pass the tree that tx.init was given"
         )
-    return dict(zip(paths, fractions, strict=True))
+    return dict(zip(paths, values, strict=True))
 
 
 def _total(tree: PyTree) -> Array:
