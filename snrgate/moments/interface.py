@@ -10,9 +10,8 @@ import numpy as np
 
 from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.block import BLOCKS, Block
-from snrgate.moments.factored import factored_moments
+from snrgate.moments.factored import factored_moments, formed_moments
 from snrgate.moments.origin import note
-from snrgate.moments.per_example import vmap_moments
 from snrgate.moments.sharded import axes_of_examples, on_own_examples
 from snrgate.moments.statistics import Moments, merge, merge_across
 from snrgate.moments.varying import vary, varying_axes, zeros_varying_like
@@ -24,7 +23,7 @@ METHODS = {
     "auto": factored_moments,
     "factored": factored_moments,
     "one_pass": functools.partial(factored_moments, one_pass=True),
-    "vmap": vmap_moments,
+    "vmap": formed_moments,
 }
 
 

@@ -10,7 +10,7 @@ from snrgate.annotations import Array, Float, PyTree
 from snrgate.block import Block, block_axes
 from snrgate.gate import pool
 from snrgate.moments.statistics import Moments, accumulator_dtype
-from snrgate.trees import flatten
+from snrgate.trees import select
 
 __all__ = ["array_moments", "expand", "moments_of_examples", "vmap_moments", "weighted_mean"]
 
@@ -43,14 +43,21 @@ def moments_of_examples(
     Returns:
         The moments, at least float32.
     """
-    leaves = flatten(grads)
-    pairs = [
-        array_moments(g, weights, block_axes(block, path, g.shape[1:]))
-        for path, g in zip(leaves.paths, leaves.values, strict=True)
-    ]
+    named = select(grads, None)
+    shapes = (g.shape[1:] for g in jax.tree.leaves(grads))
+    pools = tuple(block_axes(block, p, s) for p, s in zip(named.paths, shapes, strict=True))
+    return _moments(grads, weights, pools)
+
+
+def _moments(
+    grads: PyTree, weights: Float[Array, " b"], pools: tuple[tuple[int, ...], ...]
+) -> Moments:
+    leaves, treedef = jax.tree.flatten(grads)
+    pairs = [array_moments(g, weights, axes) for g, axes in zip(leaves, pools, strict=True)]
+    means, squares = ([pair[i] for pair in pairs] for i in range(2))
     return Moments(
-        leaves.unflatten([mean for mean, _ in pairs]),
-        leaves.unflatten([squares for _, squares in pairs]),
+        jax.tree.unflatten(treedef, means),
+        jax.tree.unflatten(treedef, squares),
         jnp.sum(weights),
     )
 
@@ -73,7 +80,7 @@ def vmap_moments(
     batch: PyTree,
     weights: Float[Array, " b"],
     *,
-    block: Block,
+    pools: tuple[tuple[int, ...], ...],
     has_aux: bool,
 ) -> tuple[Float[Array, ""], Any, Moments]:
     """Mean loss, per-example auxiliary output and moments by ``jax.vmap`` of ``jax.grad``.
@@ -83,7 +90,7 @@ def vmap_moments(
         params: tree of floating-point arrays.
         batch: tree of arrays ``(b, ...)``.
         weights: how often each example counts, ``(b,)``.
-        block: over which block to sum the squared differences.
+        pools: for every parameter the axes to sum the squared differences over.
         has_aux: whether ``loss_fn`` returns an auxiliary output.
 
     Returns:
@@ -92,4 +99,4 @@ def vmap_moments(
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
     value, grads = jax.vmap(value_and_grad, in_axes=(None, 0))(params, batch)
     losses, aux = value if has_aux else (value, None)
-    return weighted_mean(losses, weights), aux, moments_of_examples(grads, weights, block)
+    return weighted_mean(losses, weights), aux, _moments(grads, weights, pools)

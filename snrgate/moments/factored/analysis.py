@@ -28,9 +28,10 @@ _OTHER = {LEFT: RIGHT, RIGHT: LEFT}
 class Analysis:
     """What the gradients of one program are made of."""
 
-    def __init__(self, program: Program, dependent: set[Variable]):
+    def __init__(self, program: Program, varying: set[Variable], deltas: set[Variable]):
         self._program = program
-        self.varying = dependent
+        self.varying = varying
+        self._deltas = deltas
         self._loops: dict[int, tuple[Loop, Analysis]] = {}
         self._maker: dict[Atom, Equation] = {v: e for e in program.equations for v in e.outputs}
         self._known: dict[Atom, list[Term] | None] = {}
@@ -82,6 +83,10 @@ class Analysis:
         """The equation that makes ``atom``; ``None`` for a constant and an input."""
         return self._maker.get(atom)
 
+    def comes_back(self, atom: Atom) -> bool:
+        """Whether the backward pass brings ``atom`` back from the loss."""
+        return atom in self._deltas
+
     def is_zero(self, atom: Atom) -> bool:
         """Whether ``atom`` is zero for every example."""
         if isinstance(atom, Constant):
@@ -114,7 +119,7 @@ class Analysis:
         index = next(i for i, e in enumerate(self._program.equations) if e is eqn)
         if index not in self._loops:
             loop = Loop(eqn, self.varying)
-            self._loops[index] = loop, Analysis(loop.body, loop.varying)
+            self._loops[index] = loop, Analysis(loop.body, loop.varying, loop.reached(self._deltas))
         loop, inner = self._loops[index]
         end, start, first = loop.output(atom)
         parts: list[Atom] | None = [end]
@@ -168,7 +173,7 @@ def _merged(products: list[Product]) -> list[Product]:
             kept[len(kept)] = term
             continue
         (owner,) = varying
-        key = owner, term.layout, term.coefficients
+        key = owner, term.layout, term.coefficients, term.delta
         kept[key] = _sum(kept[key], term, owner) if key in kept else term
     return list(kept.values())
 

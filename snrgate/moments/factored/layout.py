@@ -107,6 +107,10 @@ class Layout(NamedTuple):
         }
         return Layout(tuple(positions[name] for name in named), new)
 
+    def places(self, owner: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The axes of ``shape`` that one owner has."""
+        return tuple(i for i, k in _places(shape).items() if self.axes[k][0] == owner)
+
     def pooled(self, owner: int, pool: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
         """Positions in the factor of its axes among ``pool``, which are axes of ``shape``."""
         place = _places(shape)

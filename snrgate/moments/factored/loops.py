@@ -39,7 +39,7 @@ class Loop:
         self._consts, self._carries = _numbers(equation.params)
         # The inputs of the body: constants of its closure, then what the equation is given.
         self._given = self.body.inputs[len(self._closure) :]
-        self._varying = self._fixpoint({a for a in equation.inputs if a in varying})
+        self._varying = self.reached(varying)
         self.returned: dict[Variable, Variable] = {}
 
     @property
@@ -47,8 +47,9 @@ class Loop:
         """The variables of the body that differ between examples."""
         return self._varying
 
-    def _fixpoint(self, given: set[Any]) -> set[Variable]:
-        seeds = {v for v, a in zip(self._given, self.equation.inputs, strict=True) if a in given}
+    def reached(self, outside: set[Variable]) -> set[Variable]:
+        """The variables of the body that depend on any of some variables outside."""
+        seeds = {v for v, a in zip(self._given, self.equation.inputs, strict=True) if a in outside}
         carried = self._given[self._consts : self._consts + self._carries]
         while True:
             found = dependent(self.body, seeds)

@@ -4,10 +4,12 @@ The cheapest by the counts of `table.py`, where it understands the gradient.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from snrgate.block import Block
 from snrgate.moments.factored import cut, rules
 from snrgate.moments.factored.analysis import Analysis
 from snrgate.moments.factored.coupling import refuse_coupled
@@ -15,6 +17,7 @@ from snrgate.moments.factored.layout import LEFT, RIGHT, Layout
 from snrgate.moments.factored.table import RULES, forming
 from snrgate.moments.factored.terms import Coefficient, Factor, Lookup, Product, Shared, Term, Whole
 from snrgate.moments.factored.trace import Atom, Program, Variable, dependent, flatten
+from snrgate.moments.factored.units import pooled_axes
 
 __all__ = ["AT_ONCE", "ParameterPlan", "Plan", "make_plan"]
 
@@ -88,28 +91,32 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    jaxpr: Any, count: int, pools: tuple[tuple[int, ...], ...], *, one_pass: bool = False
+    jaxpr: Any, count: int, paths: Sequence[str], block: Block, *, one_pass: bool = False
 ) -> Plan:
-    """Plan the moments of the gradients of a jaxpr of ``value_and_grad``.
+    """Plan the moments of the gradients of a jaxpr that :func:`trace` made.
 
     Args:
-        jaxpr: of one example; its inputs are the parameters and the leaves of the example, its
-            last outputs the gradients.
+        jaxpr: of one example.
         count: number of leaves of the example.
-        pools: for every parameter the axes to pool.
+        paths: for every parameter its place in the tree.
+        block: over which block to sum the squared differences.
         one_pass: whether to choose the rule of that name where a matrix is not pooled.
 
     Raises:
         ValueError: the examples are coupled; see :func:`refuse_coupled`.
     """
     program = flatten(jaxpr)
-    examples = program.inputs[len(program.inputs) - count :]
+    seed, *examples = program.inputs[len(program.inputs) - count - 1 :]
     refuse_coupled(program, frozenset().union(*(x.aval.manual_axis_type.varying for x in examples)))
     varying = dependent(program, examples)
-    analysis = Analysis(program, varying)
-    gradients = program.outputs[len(program.outputs) - len(pools) :]
+    analysis = Analysis(program, varying, dependent(program, [seed]))
+    gradients = program.outputs[len(program.outputs) - len(paths) :]
     # There is nothing to be computed of a parameter with nothing in it.
     terms = [analysis.gradient_terms(g) if math.prod(g.aval.shape) else [] for g in gradients]
+    pools = [
+        pooled_axes(block, path, g.aval.shape, t)
+        for path, g, t in zip(paths, gradients, terms, strict=True)
+    ]
     program = analysis.rewritten()
     plans = (
         _plan(program, varying, g, t, pool, one_pass)

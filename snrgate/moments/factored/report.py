@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from snrgate.annotations import PyTree
-from snrgate.block import Block, block_axes
+from snrgate.block import Block, pooled_shape
 from snrgate.moments.factored.layout import GROUP
 from snrgate.moments.factored.plan import ParameterPlan, make_plan
 from snrgate.moments.factored.table import RULES
 from snrgate.moments.factored.trace import trace
-from snrgate.trees import flatten, is_masked
+from snrgate.trees import select
 
 __all__ = ["explain_moments"]
 
-_HEADER = ("parameter", "shape", "rule", "uses", "FLOPs", "extra FLOPs", "extra bytes")
+_HEADER = ("parameter", "shape", "sums", "rule", "uses", "FLOPs", "extra FLOPs", "extra bytes")
 
 
 def explain_moments(
@@ -40,7 +40,8 @@ def explain_moments(
         has_aux: whether ``loss_fn`` returns an auxiliary output.
 
     Returns:
-        One line a parameter: its path and shape; the rule ("single", "gram", "pairwise", "centred"
+        One line a parameter: its path and shape; the shape of its sums of squared differences,
+        1 where the block spans an axis; the rule ("single", "gram", "pairwise", "centred"
         and "running" are products of factors, "lookup" rows of a table, "whole" the gradient
         itself, with the number of examples taken at a time, "none" no gradient); how many products
         or rows one example adds up; FLOPs of the plain gradient of one example, what the second
@@ -54,25 +55,29 @@ def explain_moments(
         ...     return jnp.sum((example @ params["kernel"] + params["bias"]) ** 2)
         >>> params = {"bias": jnp.zeros(3), "kernel": jnp.ones((2, 3))}
         >>> print(snrgate.explain_moments(loss_fn, params, jnp.ones(2), block="unit"))
-        parameter  shape  rule    uses  FLOPs  extra FLOPs  extra bytes
-        bias       3      whole      1      3           12           12
-        kernel     2x3    single     1     12           16           16
+        parameter  shape  sums  rule    uses  FLOPs  extra FLOPs  extra bytes
+        bias       3      3     whole      1      3           12           12
+        kernel     2x3    1x3   single     1     12           16           16
     """
     batch = jax.tree.map(lambda x: jnp.asarray(x)[None], example)
     closed, _ = trace(loss_fn, params, batch, has_aux)
-    named = flatten(params)
-    present = [
-        (path, jnp.shape(x))
-        for path, x in zip(named.paths, named.values, strict=True)
-        if not is_masked(x)
-    ]
-    pools = tuple(block_axes(block, path, shape) for path, shape in present)
-    plan = make_plan(closed.jaxpr, len(jax.tree.leaves(batch)), pools)
+    paths = select(params, None).paths
+    plan = make_plan(closed.jaxpr, len(jax.tree.leaves(batch)), paths, block)
     lines = [
-        (path, "x".join(map(str, p.shape)) or "scalar", _rule(p), *map(_number, _costs(p)))
-        for (path, _), p in zip(present, plan.parameters, strict=True)
+        (
+            path,
+            _shape(p.shape),
+            _shape(pooled_shape(p.shape, p.pool)),
+            _rule(p),
+            *map(_number, _costs(p)),
+        )
+        for path, p in zip(paths, plan.parameters, strict=True)
     ]
     return _table([_HEADER, *lines])
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def _rule(plan: ParameterPlan) -> str:
@@ -91,7 +96,8 @@ def _costs(plan: ParameterPlan) -> tuple[int, int, int, int]:
         return 1, numbers, 4 * numbers, held
     flops, extra, held = 0, 0, 0
     if plan.products:
-        left, right = plan.axes
+        # Coefficients multiply numbers that are not pooled yet.
+        left, right = (plan._replace(pool=()) if any(plan.coefficients) else plan).axes
         groups = math.prod(plan.products[0].layout.owned(GROUP))
         uses = sum(p.uses for p in plan.products)
         flops = 2 * uses * numbers
@@ -110,7 +116,7 @@ def _number(x: int) -> str:
 
 def _table(lines: list[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = 3  # the first columns are words
+    text = 4  # the first columns are words
     return "\n".join(
         "  ".join(
             cell.ljust(w) if i < text else cell.rjust(w)

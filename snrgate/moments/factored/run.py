@@ -22,9 +22,9 @@ from snrgate.moments.factored.trace import Atom, Constant, trace
 from snrgate.moments.per_example import array_moments, vmap_moments, weighted_mean
 from snrgate.moments.statistics import Moments, accumulator_dtype, merge
 from snrgate.moments.varying import zeros_varying_like
-from snrgate.trees import flatten, is_masked
+from snrgate.trees import select
 
-__all__ = ["factored_moments"]
+__all__ = ["factored_moments", "formed_moments"]
 
 GroupedFactors = tuple[Float[Array, "b g _ m"], Float[Array, "b g _ n"]]
 GroupedMoment = tuple[Float[Array, "g m n"], Float[Array, "h k l"]]
@@ -56,11 +56,12 @@ def factored_moments(
     """
     leaves, treedef = jax.tree.flatten(params)
     if not leaves:
-        return vmap_moments(loss_fn, params, batch, weights, block=block, has_aux=has_aux)
+        return formed_moments(loss_fn, params, batch, weights, block=block, has_aux=has_aux)
     closed, out_tree = trace(loss_fn, params, batch, has_aux)
     examples = jax.tree.leaves(batch)
-    plan = make_plan(closed.jaxpr, len(examples), _pools(params, block), one_pass=one_pass)
-    read = _backward(plan, [*closed.consts, *leaves], examples)
+    paths = select(params, None).paths
+    plan = make_plan(closed.jaxpr, len(examples), paths, block, one_pass=one_pass)
+    read = _backward(plan, [*closed.consts, *leaves, np.float32(1)], examples)
     ones = not isinstance(weights, jax.core.Tracer) and np.all(np.asarray(weights) == 1)
 
     pairs = [_moments(p, read, weights, bool(ones)) for p in plan.parameters]
@@ -72,13 +73,31 @@ def factored_moments(
     return weighted_mean(losses, weights), aux, Moments(means, squares, jnp.sum(weights))
 
 
-def _pools(params: PyTree, block: Block) -> tuple[tuple[int, ...], ...]:
-    named = flatten(params)
-    return tuple(
-        block_axes(block, path, jnp.shape(x))
-        for path, x in zip(named.paths, named.values, strict=True)
-        if not is_masked(x)
-    )
+def formed_moments(
+    loss_fn: Callable[..., Any],
+    params: PyTree,
+    batch: PyTree,
+    weights: Float[Array, " b"],
+    *,
+    block: Block,
+    has_aux: bool,
+) -> tuple[Float[Array, ""], Any, Moments]:
+    """What :func:`factored_moments` returns, from every example's gradient, ``method="vmap"``."""
+    pools = _pools(loss_fn, params, batch, block=block, has_aux=has_aux)
+    return vmap_moments(loss_fn, params, batch, weights, pools=pools, has_aux=has_aux)
+
+
+def _pools(
+    loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, *, block: Block, has_aux: bool
+) -> tuple[tuple[int, ...], ...]:
+    """For every parameter the axes to pool; for units, the program is traced to see them."""
+    paths, leaves = select(params, None).paths, jax.tree.leaves(params)
+    if block != "unit":
+        shapes = map(jnp.shape, leaves)
+        return tuple(block_axes(block, path, s) for path, s in zip(paths, shapes, strict=True))
+    closed, _ = trace(loss_fn, params, batch, has_aux)
+    plan = make_plan(closed.jaxpr, len(jax.tree.leaves(batch)), paths, block)
+    return tuple(p.pool for p in plan.parameters)
 
 
 class _Values:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from snrgate.annotations import Array
 from snrgate.moments.factored import linear_maps, windows
 from snrgate.moments.factored.convolutions import kernel_gradient
-from snrgate.moments.factored.layout import Layout
+from snrgate.moments.factored.layout import LEFT, RIGHT, Layout
 from snrgate.moments.factored.spans import Span, Spans, intersection
 from snrgate.moments.factored.terms import Factor, Lookup, Product, Shared, Term
 from snrgate.moments.factored.trace import Atom, Equation, for_primitives
@@ -34,6 +34,10 @@ class Walk(Protocol):
 
     def varies(self, atom: Atom) -> bool:
         """Whether ``atom`` differs between examples."""
+        ...
+
+    def comes_back(self, atom: Atom) -> bool:
+        """Whether the backward pass brings ``atom`` back from the loss."""
         ...
 
     def is_zero(self, atom: Atom) -> bool:
@@ -129,7 +133,13 @@ def _dot_general(walk: Walk, eqn: Equation) -> Terms:
     shape = eqn.inputs[0].aval.shape
     layout = Layout.of(tuple(shape[i] for i in grouped[0]), left_axes, right_axes)
     left, right = (f.accumulated_in(eqn.params["preferred_element_type"]) for f in (left, right))
-    return [Product(left, right, layout, uses, eqn.params["precision"])]
+    return [Product(left, right, layout, uses, eqn.params["precision"], _delta(walk, eqn))]
+
+
+def _delta(walk: Walk, eqn: Equation) -> int | None:
+    """Which operand of a product the backward pass brings back from the loss, if it is one."""
+    left, right = map(walk.comes_back, eqn.inputs)
+    return None if left == right else (LEFT if left else RIGHT)
 
 
 def _contracted(walk: Walk, eqn: Equation) -> Terms:
@@ -175,7 +185,7 @@ def _operand(
 @for_primitives(STEPS, "conv_general_dilated")
 def _convolution(walk: Walk, eqn: Equation) -> Terms:
     product = kernel_gradient(eqn) if all(map(walk.varies, eqn.inputs)) else None
-    return None if product is None else [product]
+    return None if product is None else [product._replace(delta=_delta(walk, eqn))]
 
 
 @for_primitives(STEPS, "transpose")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from snrgate.annotations import Array
-from snrgate.moments.factored.layout import LEFT, Layout
+from snrgate.moments.factored.layout import LEFT, RIGHT, Layout
 from snrgate.moments.factored.trace import Atom
 from snrgate.moments.statistics import accumulator_dtype
 
@@ -58,7 +58,8 @@ class Product(NamedTuple):
     """``sum_r left[g, r, m] * right[g, r, n]``, its axes shown in the order of ``layout``.
 
     Coefficients multiply it. ``precision`` is that of the product in the program, in JAX's own
-    form.
+    form. ``delta`` is the owner of the factor that the backward pass brings back from the loss,
+    LEFT or RIGHT, where the other one is known without it.
     """
 
     left: Factor
@@ -66,6 +67,7 @@ class Product(NamedTuple):
     layout: Layout
     uses: int
     precision: Any
+    delta: int | None = None
     coefficients: tuple[Coefficient, ...] = ()
 
     def factor(self, owner: int) -> Factor:
@@ -84,6 +86,7 @@ class Product(NamedTuple):
             left=self.right,
             right=self.left,
             layout=self.layout.flipped(),
+            delta=None if self.delta is None else LEFT + RIGHT - self.delta,
             coefficients=tuple(coefficients),
         )
 

@@ -5,12 +5,14 @@ of them are opened, so that one can walk from a gradient back to the place where
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
-from snrgate.annotations import PyTree
+from snrgate.annotations import Array, PyTree
 
 __all__ = [
     "Atom",
@@ -121,13 +123,14 @@ def dependent(program: Program, inputs: Iterable[Variable]) -> set[Variable]:
                 pairs = zip(equation.inputs, equation.outputs, strict=True)
                 found.update(out for given, out in pairs if given in found)
             elif not found.isdisjoint(equation.inputs):
-                found.update(equation.outputs, filter(_is_mutable, equation.inputs))
+                found.update(equation.outputs)
+                found.update(a for a in equation.inputs if _is_mutable(a))
         # What is written at the end of a loop's body is read at its start.
         if len(found) == known or not any(map(_is_mutable, found)):
             return found
 
 
-def _is_mutable(atom: Atom) -> bool:
+def _is_mutable(atom: Atom) -> TypeGuard[Variable]:
     return hasattr(atom.aval, "inner_aval")  # what sets the type of a reference apart
 
 
@@ -151,7 +154,9 @@ def _draws(name: str, params: dict[str, Any]) -> bool:
 def trace(loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, has_aux: bool) -> Any:
     """The closed jaxpr of ``value_and_grad`` for one example of ``batch``.
 
-    Its outputs are the loss, the leaves of the auxiliary output, and the gradients. What
+    Its inputs are the parameters, a number that multiplies the loss, to be given as 1, and the
+    example: what a backward pass carries from the loss to the parameters is what depends on that
+    number. Its outputs are the loss, the leaves of the auxiliary output, and the gradients. What
     ``loss_fn`` closes over, traced values too, is among its constants. Like ``jax.grad`` it traces
     at every call; in a jitted step that is once.
 
@@ -161,13 +166,20 @@ def trace(loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, has_aux: b
     Raises:
         ValueError: the loss communicates over an axis of examples.
     """
-    value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
+
+    def times(params: PyTree, seed: Array, example: PyTree) -> Any:
+        out = loss_fn(params, example)
+        loss = jnp.asarray(out[0] if has_aux else out)
+        loss = loss * seed.astype(loss.dtype)
+        return (loss, out[1]) if has_aux else loss
+
+    value_and_grad = jax.value_and_grad(times, has_aux=has_aux)
     make_jaxpr = jax.make_jaxpr(value_and_grad, return_shape=True)
     seen = []
 
     def look(example: PyTree) -> None:
         try:
-            closed, shapes = make_jaxpr(params, example)
+            closed, shapes = make_jaxpr(params, np.float32(1), example)
         except NameError as error:
             if "axis name" not in str(error):
                 raise

@@ -1,0 +1,52 @@
+"""Which axes of a parameter feed one output unit: the program of the loss tells.
+
+The gradient of a parameter is a product of activations, which came in, and of deltas, which the
+backward pass brings back from the output. The axes that the activations own are summed over where
+the parameter is used: they feed the units that the axes of the deltas number. That holds for any
+order of the axes and any name.
+"""
+
+from collections.abc import Iterable
+
+from snrgate.block import Block, block_axes, known_unit_axes
+from snrgate.moments.factored.layout import LEFT, RIGHT
+from snrgate.moments.factored.terms import Lookup, Product, Term, Whole
+
+__all__ = ["pooled_axes"]
+
+
+def pooled_axes(
+    block: Block, path: str, shape: tuple[int, ...], terms: Iterable[Term]
+) -> tuple[int, ...]:
+    """The axes of one parameter to sum squared differences over.
+
+    Args:
+        block: "unit" for what the program tells; where it does not tell, what the name of the
+            parameter tells for sure, and otherwise nothing. Any other block does not need the
+            program.
+        path: the parameter's place in the tree.
+        shape: the parameter's shape.
+        terms: what its gradient is a sum of.
+    """
+    if block != "unit":
+        return block_axes(block, path, shape)
+    told = _told(tuple(terms), shape)
+    known = known_unit_axes(path, shape) if told is None else told
+    return () if known is None else known
+
+
+def _told(terms: tuple[Term, ...], shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axes that feed a unit, ``None`` where the terms do not agree on it."""
+    if len(shape) < 2:
+        return ()
+    lookups = [t for t in terms if isinstance(t, Lookup)]
+    products = [t for t in terms if isinstance(t, Product)]
+    if any(isinstance(t, Whole) for t in terms) or not (lookups or products):
+        return None
+    if lookups:  # a unit is a row, of a table that is a matrix too where it is tied
+        layout = lookups[0].layout
+        return layout.places(RIGHT, shape) if len(layout.owned(RIGHT)) < 2 else None
+    deltas = {p.delta for p in products}
+    if len(deltas) > 1 or None in deltas:
+        return None
+    return products[0].layout.places(LEFT if deltas == {RIGHT} else RIGHT, shape)
