@@ -28,10 +28,24 @@ _OTHER = {LEFT: RIGHT, RIGHT: LEFT}
 class Analysis:
     """What the gradients of one program are made of."""
 
-    def __init__(self, program: Program, varying: set[Variable], deltas: set[Variable]):
+    def __init__(
+        self,
+        program: Program,
+        varying: set[Variable],
+        deltas: set[Variable],
+        of_parameters: set[Variable],
+    ):
+        """Of one program, and the variables that depend on the example, the loss, the parameters.
+
+        Args:
+            program: of one example, or of a step of a loop in it.
+            varying: what depends on the example.
+            deltas: what depends on the number that multiplies the loss.
+            of_parameters: what depends on the parameters.
+        """
         self._program = program
         self.varying = varying
-        self._deltas = deltas
+        self._deltas, self._of_parameters = deltas, of_parameters
         self._loops: dict[int, tuple[Loop, Analysis]] = {}
         self._maker: dict[Atom, Equation] = {v: e for e in program.equations for v in e.outputs}
         self._known: dict[Atom, list[Term] | None] = {}
@@ -87,6 +101,10 @@ class Analysis:
         """Whether the backward pass brings ``atom`` back from the loss."""
         return atom in self._deltas
 
+    def of_parameters(self, atom: Atom) -> bool:
+        """Whether ``atom`` is made of parameters alone."""
+        return atom in self._of_parameters and not self.varies(atom)
+
     def is_zero(self, atom: Atom) -> bool:
         """Whether ``atom`` is zero for every example."""
         if isinstance(atom, Constant):
@@ -119,7 +137,8 @@ class Analysis:
         index = next(i for i, e in enumerate(self._program.equations) if e is eqn)
         if index not in self._loops:
             loop = Loop(eqn, self.varying)
-            self._loops[index] = loop, Analysis(loop.body, loop.varying, loop.reached(self._deltas))
+            inside = map(loop.reached, (self._deltas, self._of_parameters))
+            self._loops[index] = loop, Analysis(loop.body, loop.varying, *inside)
         loop, inner = self._loops[index]
         end, start, first = loop.output(atom)
         parts: list[Atom] | None = [end]
@@ -145,7 +164,7 @@ class Analysis:
         def over(factor: Factor) -> Factor:
             return Factor(
                 tuple(loop.outside(a, self.varying) for a in factor.inputs),
-                over_steps(factor.view, factor.inputs, as_groups),
+                over_steps(factor.view, factor.inputs, loop.length, as_groups=as_groups),
             )
 
         uses = term.uses if as_groups else term.uses * loop.length

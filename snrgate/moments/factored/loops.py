@@ -140,20 +140,22 @@ def _same_shape(eqn: Equation) -> bool:
 
 
 def over_steps(
-    view: Callable[..., Array], inputs: tuple[Atom, ...], as_groups: bool
+    view: Callable[..., Array], inputs: tuple[Atom, ...], length: int, *, as_groups: bool
 ) -> Callable[..., Array]:
     """The view of a factor at one step, for the values of all steps.
 
     Args:
         view: of one step, to ``(groups, uses, size)``.
         inputs: what it is given; constants have no axis of steps.
+        length: how many steps there are.
         as_groups: whether every step is a group of its own, or more uses of the same one.
     """
     axes = [None if isinstance(a, Constant) else 0 for a in inputs]
 
     def stacked(*values: Any) -> Array:
-        steps = jax.vmap(view, axes)(*values)
-        length, groups, uses, size = steps.shape
+        # A factor may be a constant, and then has no input with an axis of steps.
+        steps = jax.vmap(lambda _, *own: view(*own), (0, *axes))(jnp.arange(length), *values)
+        _, groups, uses, size = steps.shape
         if as_groups:
             return steps.reshape(length * groups, uses, size)
         return jnp.moveaxis(steps, 0, 1).reshape(groups, length * uses, size)

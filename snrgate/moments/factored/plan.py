@@ -106,10 +106,13 @@ def make_plan(
         ValueError: the examples are coupled; see :func:`refuse_coupled`.
     """
     program = flatten(jaxpr)
-    seed, *examples = program.inputs[len(program.inputs) - count - 1 :]
+    first = len(program.inputs) - count
+    *parameters, seed = program.inputs[first - len(paths) - 1 : first]
+    examples = program.inputs[first:]
     refuse_coupled(program, frozenset().union(*(x.aval.manual_axis_type.varying for x in examples)))
     varying = dependent(program, examples)
-    analysis = Analysis(program, varying, dependent(program, [seed]))
+    reached = (dependent(program, inputs) for inputs in ([seed], parameters))
+    analysis = Analysis(program, varying, *reached)
     gradients = program.outputs[len(program.outputs) - len(paths) :]
     # There is nothing to be computed of a parameter with nothing in it.
     terms = [analysis.gradient_terms(g) if math.prod(g.aval.shape) else [] for g in gradients]

@@ -40,6 +40,10 @@ class Walk(Protocol):
         """Whether the backward pass brings ``atom`` back from the loss."""
         ...
 
+    def of_parameters(self, atom: Atom) -> bool:
+        """Whether ``atom`` is made of parameters alone."""
+        ...
+
     def is_zero(self, atom: Atom) -> bool:
         """Whether ``atom`` is zero for every example."""
         ...
@@ -137,9 +141,16 @@ def _dot_general(walk: Walk, eqn: Equation) -> Terms:
 
 
 def _delta(walk: Walk, eqn: Equation) -> int | None:
-    """Which operand of a product the backward pass brings back from the loss, if it is one."""
+    """Which operand of a product is a delta, where the other one is an activation.
+
+    The backward pass brings a delta back from the loss. A parameter that the delta has met on its
+    way is no activation.
+    """
     left, right = map(walk.comes_back, eqn.inputs)
-    return None if left == right else (LEFT if left else RIGHT)
+    other = eqn.inputs[0 if right else 1]
+    if left == right or walk.of_parameters(other):
+        return None
+    return LEFT if left else RIGHT
 
 
 def _contracted(walk: Walk, eqn: Equation) -> Terms:
@@ -314,7 +325,16 @@ _INVERSE = {jnp.multiply: jnp.divide, jnp.divide: jnp.multiply}
 @for_primitives(STEPS, "reduce_sum")
 def _reduce_sum(walk: Walk, eqn: Equation) -> Terms:
     axes, shape = tuple(eqn.params["axes"]), eqn.inputs[0].aval.shape
-    return _of_cut(walk, eqn, 0, lambda term: linear_maps.summed(term, axes, shape))
+
+    def summed(term: Product) -> Product | None:
+        new = linear_maps.summed(term, axes, shape)
+        if new is None or term.delta is None:
+            return new
+        # What was repeated for every output, such as a bias, has no outputs of its own.
+        repeated = not set(axes).isdisjoint(term.layout.places(term.delta, shape))
+        return new._replace(delta=None) if repeated else new
+
+    return _of_cut(walk, eqn, 0, summed)
 
 
 @for_primitives(STEPS, "broadcast_in_dim")
