@@ -106,9 +106,9 @@ def main() -> None:
     lines = [
         "\n## Look-ups and kernels of parameters\n",
         "    python benchmarks/kernels.py\n",
-        "Loss and moments, as ratios to `jax.value_and_grad` of the mean loss; memory is that of",
-        "temporaries and outputs. Three layers of width 256 at a batch of 512; a table of 20,000",
-        "rows.\n",
+        "The table shows loss and moments, as ratios to `jax.value_and_grad` of the mean loss. The",
+        "memory is that of temporaries and outputs. The kernels are those of three layers of width",
+        "256 at a batch of 512; the look-up table has 20,000 rows.\n",
         "| kernel or look-up | time, a unit | memory | time, a parameter | memory |",
         "|:--|--:|--:|--:|--:|",
     ]

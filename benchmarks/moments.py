@@ -241,8 +241,9 @@ def main(study: Study) -> None:
     results = {p.stem: json.loads(p.read_text()) for p in sorted(study.out.glob("*.json"))}
     text = (
         "# What the moments cost\n\n    python benchmarks/moments.py\n\n"
-        f"One training step, as a ratio to plain AdamW; jax {jax.__version__} on CPU. BackPACK is "
-        "compared with AdamW of PyTorch, and only where no parameter is used twice.\n"
+        "The tables show one training step, as a ratio to plain AdamW, with "
+        f"jax {jax.__version__} on CPU. BackPACK\nis compared with AdamW of PyTorch, and only where "
+        "no parameter is used twice.\n"
     )
     text += table(results)
     kernels = study.out / "kernels.md"  # of benchmarks/kernels.py
