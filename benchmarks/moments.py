@@ -242,8 +242,8 @@ def main(study: Study) -> None:
     text = (
         "# What the moments cost\n\n    python benchmarks/moments.py\n\n"
         "The tables show one training step, as a ratio to plain AdamW, with "
-        f"jax {jax.__version__} on CPU. BackPACK\nis compared with AdamW of PyTorch, and only where "
-        "no parameter is used twice.\n"
+        f"jax {jax.__version__} on CPU. BackPACK\n"
+        "is compared with AdamW of PyTorch, and only where no parameter is used twice.\n"
     )
     text += table(results)
     kernels = study.out / "kernels.md"  # of benchmarks/kernels.py
