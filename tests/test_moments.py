@@ -1,5 +1,6 @@
 """Moments against brute force, and the ways of computing them against one another."""
 
+import functools
 import itertools
 
 import hypothesis.extra.numpy as hnp
@@ -265,6 +266,8 @@ def test_moments_in_float64_are_float64():
         ({"method": "exact"}, "method='exact' is unknown"),
         ({"block": "row"}, "block='row' is unknown"),
         ({"microbatch_size": 0}, "microbatch_size=0"),
+        # A tree of arrays is told by its type, and never printed.
+        ({"block": {"kernel": np.full(3, 7.25)}}, "block=a dict is unknown"),
     ],
 )
 def test_unknown_settings_are_refused(settings, message):
@@ -282,6 +285,8 @@ def test_bad_batches_are_refused_by_name():
     with pytest.raises(ValueError, match="batch is empty"):
         grad_fn(params, jax.tree.map(lambda x: x[:0], batch))
     with pytest.raises(ValueError, match="one example, which shows no noise"):
+        grad_fn(params, jax.tree.map(lambda x: x[:1], batch))
+    with pytest.raises(ValueError, match=r"Pad a ragged last batch .* weights="):
         grad_fn(params, jax.tree.map(lambda x: x[:1], batch))
     with pytest.raises(ValueError, match="there are no leaves"):
         grad_fn(params, {})
@@ -302,6 +307,11 @@ def test_bad_parameters_and_weights_are_refused():
     grad_fn = snrgate.value_and_moments(loss_fn)
     with pytest.raises(TypeError, match="parameter 'table' has dtype int32"):
         grad_fn({**params, "table": jnp.arange(3)}, batch)
+    for call in (grad_fn, functools.partial(snrgate.explain_moments, loss_fn)):
+        with pytest.raises(TypeError, match="'act' is no array but 'relu'; keep it out"):
+            call({**params, "act": jax.nn.relu}, batch)
+        with pytest.raises(TypeError, match="'name' is no array but 'str'"):
+            call({**params, "name": "dense"}, batch)
     with pytest.raises(ValueError, match=r"weights have shape \(3,\)"):
         grad_fn(params, batch, weights=jnp.ones(3))
     for bad in (-1.0, np.nan):
@@ -397,3 +407,71 @@ def test_traced_weights_that_are_no_counts_do_not_count(method, microbatch_size)
         got = jax.jit(lambda w: grad_fn(params, batch, weights=w))(jnp.asarray(weights))
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("block", ["parameter", "unit"])
+def test_one_example_with_weights_has_a_mean_and_counts_as_noise_entirely(method, block):
+    params, batch = problem()
+    grad_fn = jax.jit(snrgate.value_and_moments(loss_fn, method=method, block=block))
+    one = jax.tree.map(lambda x: x[:1], batch)
+    _, got = grad_fn(params, one, weights=jnp.ones(1))
+    mean, _ = brute_force(params, one)
+    assert float(got.sample_size) == 1
+    for name in mean:
+        np.testing.assert_allclose(got.mean[name], mean[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got.sum_sq_diff[name], 0, atol=1e-4 * (mean[name] ** 2).max())
+    # Merged with the others it gives what all of them have together.
+    rest = grad_fn(params, jax.tree.map(lambda x: x[1:], batch), weights=jnp.ones(9))[1]
+    whole = grad_fn(params, batch, weights=jnp.ones(10))[1]
+    merged = snrgate.moments.merge(got, rest)
+    for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("microbatch_size", [None, 4])
+def test_padding_alone_is_the_same_eagerly_and_jitted(method, microbatch_size):
+    params, batch = problem()
+    batch = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), batch)
+    grad_fn = functools.partial(
+        snrgate.value_and_moments(loss_fn, method=method, microbatch_size=microbatch_size),
+        weights=jnp.zeros(10),
+    )
+    for run in (grad_fn, jax.jit(grad_fn)):
+        loss, got = run(params, batch)
+        assert jax.tree.all(jax.tree.map(lambda x: bool(jnp.all(x == 0)), (loss, got, got.noise)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_may_be_numbers_of_python(method):
+    def line(params, example):
+        x, y = example
+        return (params["slope"] * x + params["offset"] - y) ** 2
+
+    batch = jnp.arange(5.0), jnp.ones(5)
+    grad_fn = snrgate.value_and_moments(line, method=method, block="unit")
+    for run in (grad_fn, jax.jit(grad_fn)):
+        value, got = run({"slope": 0.5, "offset": 1.0}, batch)
+        wanted = run({"slope": jnp.array(0.5), "offset": jnp.array(1.0)}, batch)
+        for a, b in zip(jax.tree.leaves((value, got)), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("block", ["parameter", "unit"])
+def test_a_batch_of_symbolic_size_is_exported(method, block):
+    params, batch = problem()
+    (n,) = jax.export.symbolic_shape("n")
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), batch)
+    grad_fn = snrgate.value_and_moments(loss_fn, method=method, block=block)
+    exported = jax.export.export(jax.jit(grad_fn))(params, shapes)
+    for size in (10, 7):
+        part = jax.tree.map(lambda x, size=size: x[:size], batch)
+        for a, b in zip(
+            *map(jax.tree.leaves, (exported.call(params, part), grad_fn(params, part))), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    refused = snrgate.value_and_moments(loss_fn, method=method, block=block, microbatch_size=4)
+    with pytest.raises(ValueError, match="batch of symbolic size n; export without microbatches"):
+        jax.export.export(jax.jit(refused))(params, shapes)

@@ -53,7 +53,8 @@ def value_and_moments(
             sums of squared differences have a rounding error of about ``eps`` times the sum of
             squares. "one_pass" is "factored" with one kernel for all matrices that are not pooled,
             for GPU and TPU; it has not been measured on either. "auto" chooses for you: factored,
-            with each parameter's rule by its cost.
+            with each parameter's rule by its cost. A batch of symbolic size (``jax.export``) always
+            takes "vmap".
         block: what to sum the squared differences over: "parameter" (nothing), "unit", "tensor"
             or ``(path, shape) -> axes``; see :func:`snrgate.block.block_axes`. A gate that pools
             needs no more than the pooled sums.
@@ -74,7 +75,8 @@ def value_and_moments(
 
     Raises:
         ValueError: an unknown method or block; leading axes that differ; an empty batch, or one
-            of a single example (no noise can be estimated); a loss that is not a scalar; weights
+            of a single example without weights (no noise can be estimated); microbatches of a
+            batch of symbolic size; a loss that is not a scalar; weights
             of another shape, or negative.
         TypeError: a parameter that is not a real floating-point array.
 
@@ -93,22 +95,18 @@ def value_and_moments(
     Source: the rule's statistics, Litman & Guo, arXiv 2605.01172; merging of groups, Chan, Golub
     & LeVeque, "Algorithms for computing the sample variance", 1983.
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; use one of {sorted(METHODS)}")
-    if not callable(block) and block not in BLOCKS:
-        raise ValueError(f"block={block!r} is unknown; use one of {sorted(BLOCKS)} or a function")
-    if microbatch_size is not None and (
-        not isinstance(microbatch_size, int) or microbatch_size < 1
-    ):
-        raise ValueError(f"microbatch_size={microbatch_size!r} must be a whole number of examples")
-    compute = METHODS[method]
+    _check_settings(method, block, microbatch_size)
     scalar_loss = _refuse_non_scalar(loss_fn, has_aux)
 
     def of_device(
         params: PyTree, batch: PyTree, weights: Array | None, axis_name: Any
     ) -> tuple[Array, Any, Moments]:
         size = _batch_size(batch)
-        if weights is None:
+        known = isinstance(size, int)
+        compute = METHODS[method if known else "vmap"]
+        if weights is None and not known:
+            weights = jnp.ones(size, jnp.result_type(float))
+        elif weights is None:
             with jax.ensure_compile_time_eval():  # known to be ones while tracing, too
                 weights = jnp.asarray(np.ones(size, jnp.result_type(float)))
         params, weights = _vary_like((params, weights), batch)
@@ -118,6 +116,11 @@ def value_and_moments(
                 scalar_loss, params, chunk_of_batch, chunk_weights, block=block, has_aux=has_aux
             )
 
+        if microbatch_size is not None and not known:
+            raise ValueError(
+                f"microbatch_size={microbatch_size} with a batch of symbolic size {size}; export "
+                "without microbatches, or with a size that is known"
+            )
         if microbatch_size is None or microbatch_size >= size:
             loss, aux, moments = run(batch, weights)
         else:
@@ -135,12 +138,14 @@ def value_and_moments(
     ) -> tuple[Any, Moments]:
         check_floating(flatten(params), "parameter")
         size = _batch_size(batch)
-        if size == 1 and axis_name is None:
+        if size == 1 and axis_name is None and weights is None:
             raise ValueError(
-                "the batch has one example, which shows no noise; use at least two, or give "
-                "axis_name= if it is spread over devices"
+                "the batch has one example, which shows no noise; use at least two. Pad a ragged "
+                "last batch to the size of the others and give weights= that are 0 for padding, or "
+                "drop it; give weights=jnp.ones(1) to merge one example with others yourself, and "
+                "axis_name= if the batch is spread over devices"
             )
-        counted_once = weights is None and axis_name is None
+        counted_once = weights is None and axis_name is None and isinstance(size, int)
         if weights is not None:
             weights = _check_weights(weights, size)
         axes = axes_of_examples(batch) if axis_name is None else ()
@@ -156,6 +161,23 @@ def value_and_moments(
         return ((loss, aux) if has_aux else loss), moments
 
     return grad_fn
+
+
+def _check_settings(method: Any, block: Any, microbatch_size: Any) -> None:
+    """Refuse unknown settings; what is no name and no number is told by its type alone."""
+
+    def told(x: Any) -> str:
+        return repr(x) if isinstance(x, str | int | float) else f"a {type(x).__name__}"
+
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method={told(method)} is unknown; use one of {sorted(METHODS)}")
+    if not callable(block) and not (isinstance(block, str) and block in BLOCKS):
+        raise ValueError(
+            f"block={told(block)} is unknown; use one of {sorted(BLOCKS)} or a function"
+        )
+    size = microbatch_size
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise ValueError(f"microbatch_size={told(size)} must be a whole number of examples")
 
 
 def _in_microbatches(
@@ -195,8 +217,8 @@ def _vary_like(tree: PyTree, batch: PyTree) -> PyTree:
     return jax.tree.map(lambda x: vary(x, axes), tree) if axes else tree
 
 
-def _batch_size(batch: PyTree) -> int:
-    """The number of examples, which every leaf must agree on."""
+def _batch_size(batch: PyTree) -> Any:
+    """The number of examples, an int or a symbol, which every leaf must agree on."""
     leaves = flatten(batch)
     sizes = {}
     for path, x in zip(leaves.paths, leaves.values, strict=True):

@@ -13,7 +13,7 @@ from snrgate.moments.factored.layout import GROUP
 from snrgate.moments.factored.plan import ParameterPlan, make_plan
 from snrgate.moments.factored.table import RULES
 from snrgate.moments.factored.trace import trace
-from snrgate.trees import select
+from snrgate.trees import check_floating, flatten, select
 
 __all__ = ["explain_moments"]
 
@@ -59,6 +59,7 @@ def explain_moments(
         bias       3      3     whole      1      3           12           12
         kernel     2x3    1x3   single     1     12           16           16
     """
+    check_floating(flatten(params), "parameter")
     batch = jax.tree.map(lambda x: jnp.asarray(x)[None], example)
     closed, _ = trace(loss_fn, params, batch, has_aux)
     paths = select(params, None).paths
