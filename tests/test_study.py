@@ -60,7 +60,7 @@ def test_verdicts_by_hand():
     assert said("clean", result(0.694)) == "Reached"
     assert said("clean", result(0.692)) == "Not reached"
     level = {"adamw": adamw, "gated": adamw}
-    assert verdict(dataclasses.replace(row, kind="clean"), level).endswith("; the same.")
+    assert verdict(dataclasses.replace(row, kind="clean"), level).endswith("the gate is level.")
     assert said("confusing", result(0.95)) == "Not reached"  # AdamW does not fail there
     adamw = {0: result(0.4, best=0.5)}
     assert said("confusing", result(0.95)) == "Reached"

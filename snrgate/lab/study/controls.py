@@ -1,4 +1,4 @@
-"""What a gate does besides choosing: the same shrinkage without the choice."""
+"""Controls of the gate: the same shrinkage of updates, without the choice of parameters."""
 
 import dataclasses
 from typing import Any, Literal
@@ -21,9 +21,9 @@ _SEED = 0  # of the permutations
 class Control(Gated):
     """The gated AdamW with its gates given to the wrong units, or to all alike.
 
-    With ``shuffled`` every tensor keeps its gates of this step, in another order: a random mask
-    at exactly the same pass rate. With ``mean`` every parameter gets the mean gate: AdamW with a
-    smaller learning rate.
+    With ``shuffled`` every tensor keeps its gates of this step in another order. This is a random
+    mask at exactly the same pass rate. With ``mean`` every parameter gets the mean gate. This is
+    AdamW with a smaller learning rate.
     """
 
     kind: Literal["shuffled", "mean"] = "shuffled"
@@ -34,7 +34,7 @@ class Control(Gated):
         plain = optax.chain(
             optax.scale_by_adam(self.b1, self.b2), optax.add_decayed_weights(self.weight_decay)
         )
-        # The gates themselves: what the wrapper makes of an update of ones.
+        # The wrapper multiplies an update of ones by the gates, and so shows the gates themselves.
         ones = optax.stateless(lambda u, _: jax.tree.map(jnp.ones_like, u))
         gates = snrgate.snr_gate(
             optax.chain(optax.scale_by_adam(self.b1, self.b2), ones),

@@ -1,6 +1,6 @@
-"""What else one could use: other optimizers, each a few lines of optax, tuned like the gate.
+"""Other optimizers, each a few lines of optax, which the study tunes as it tunes the gate.
 
-They are here to be compared with, not to be imported.
+They are here for the comparison, and are not meant to be imported.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Grokfast(AdamW):
-    """Grokfast-EMA: the slow part of the gradient amplified. Lee et al., arXiv 2405.20233."""
+    """Grokfast-EMA, which amplifies the slow part of the gradient. Lee et al., arXiv 2405.20233."""
 
     decay: float = 0.98
     """Decay of the average that is the slow part."""
@@ -132,10 +132,10 @@ class RowNormLion(AdamW):
 
 @dataclasses.dataclass(frozen=True)
 class FreshGated(Gated):
-    """The gated AdamW, told that no example comes back: whatever batches agree on is signal."""
+    """The gated AdamW, told that no example comes back: all that batches agree on is signal."""
 
     def sizes(self, task: Task) -> list[int | None]:
-        """Of no data set, which the gate hears as ``dataset_size=math.inf``."""
+        """No size for any group, which tells the gate ``dataset_size=math.inf``."""
         return [None] * len(task.groups)
 
 
@@ -143,15 +143,16 @@ class FreshGated(Gated):
 class FloorGated(Gated):
     """The gated AdamW that never shuts, with its decay outside the gate.
 
-    What has no signal is held against the decay by a fraction of the update only. Every step
-    counts by itself: its threshold is the level of pure noise, given as ``alpha``.
+    A parameter without a signal gets only a fraction of its update, and the whole decay. Every
+    step counts by itself: its threshold is the level of pure noise, given as ``alpha``.
     """
 
     floor: float = 0.4
     """Smallest value of a gate."""
     noise_decay: float = 0.9
-    """Decay of the running noise, that of the momentum."""
+    """Decay of the running noise, here the same as that of the momentum."""
     gate_weight_decay: bool = False
+    """Whether the gate multiplies the weight decay too; here it does not."""
     batch_size: int = 512
     """Number of examples in the batch of a step."""
 
@@ -170,12 +171,12 @@ class FiniteAlgorithm1(Algorithm1):
     """Algorithm 1 with the paper's threshold for a data set that comes back."""
 
     alpha: float | None = None
-    """Threshold, by default ``b / (n - b)`` with the n of the task."""
+    """Threshold on signal / noise; by default ``b / (n - b)`` with the n of the task."""
     batch_size: int = 128
     """Number of examples in the batch of a step."""
 
     def threshold(self, task: Task) -> float:
-        """``b / (n - b)`` of a task's n."""
+        """``b / (n - b)`` with the n of the task."""
         sizes = [group.dataset_size for group in task.groups]
         size = sizes[0]
         if len(sizes) > 1 or size is None or size <= self.batch_size:
@@ -207,7 +208,7 @@ class CosineGated(CosineAdamW, Gated):
 
 @dataclasses.dataclass(frozen=True)
 class Sam(AdamW):
-    """AdamW on the gradient at the worst place nearby: two gradients a step. arXiv 2010.01412."""
+    """AdamW on the gradient at the worst place nearby. It takes two gradients. arXiv 2010.01412."""
 
     radius: float = 0.05
     """Distance to the worst place."""

@@ -1,7 +1,7 @@
-"""What one would use instead of a network, gated or not, on the same data.
+"""Methods that one would use instead of a network, gated or not, on the same data.
 
-None of it sees clean validation data: what has to be chosen is chosen on the noisy data
-themselves. It is measured as the task measures a network.
+None of them sees clean validation data: their settings are chosen on the noisy data themselves.
+They are measured as the task measures a network.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ from snrgate.lab.training.optimizers import AdamW
 from snrgate.lab.training.train import TaskSettings, Training, fit
 
 with warnings.catch_warnings():
-    # Python warns of backslashes in its docstrings where it has to compile them.
+    # The docstrings of reservoirpy hold backslashes, and Python warns of them when it compiles.
     warnings.simplefilter("ignore", DeprecationWarning)
     warnings.simplefilter("ignore", SyntaxWarning)
     from reservoirpy.nodes import Reservoir, Ridge
@@ -64,7 +64,7 @@ _POINTS = 1024  # of the equation, for L-BFGS
 
 @functools.singledispatch
 def references(task: TaskSettings, seed: int) -> dict[str, float]:
-    """What is reached without a gated network, on the data of a seed.
+    """The results of other methods on the data of a seed.
 
     Args:
         task: settings of the task.
@@ -86,10 +86,10 @@ def references(task: TaskSettings, seed: int) -> dict[str, float]:
 
 @references.register(Photo)
 def _photo(task: Photo, seed: int) -> dict[str, float]:
-    # The settings of the photo by the same names; the others are those of the network.
+    # Photo and Denoise name the settings of a photo alike; the rest are those of a network.
     photo = noisy_photo(Denoise(**dataclasses.asdict(task), seed=seed))
     channels = photo.noisy.shape[-1]
-    # Grey without its axis: not every function here keeps one of a single channel.
+    # A grey photo loses its last axis, because not every function here keeps an axis of size 1.
     noisy = photo.noisy[..., 0] if channels == 1 else photo.noisy
     axis = None if channels == 1 else -1
     shrink = {"method": "BayesShrink", "convert2ycbcr": channels == 3, "channel_axis": axis}
@@ -100,7 +100,7 @@ def _photo(task: Photo, seed: int) -> dict[str, float]:
     pictures = {
         "noisy photo": noisy,
         "its mean colour": np.broadcast_to(photo.noisy.mean((0, 1)), photo.noisy.shape),
-        # The mean over shifted grids, as Haar's wavelets show theirs.
+        # The mean over shifted grids hides the grid that the wavelets of Haar would show.
         "wavelets (BayesShrink)": cycle_spin(
             noisy, denoise_wavelet, 3, func_kw=shrink, channel_axis=axis, workers=1
         ),
@@ -116,10 +116,10 @@ def _photo(task: Photo, seed: int) -> dict[str, float]:
 def _calibrated(
     denoise: Callable[..., np.ndarray], noisy: np.ndarray, axis: int | None, grid: dict[str, list]
 ) -> np.ndarray:
-    """The photo denoised as suits masked pixels best, predicted from those around them.
+    """The photo, denoised with the settings that predict masked pixels best from their neighbours.
 
-    The choice is that of Noise2Self (Batson and Royer, arXiv 1901.11365); what is chosen then
-    sees every pixel.
+    The settings are chosen as in Noise2Self (Batson and Royer, arXiv 1901.11365). The denoiser
+    with these settings then sees every pixel.
     """
     grid = grid | {"channel_axis": [axis]}
     # pyrefly: ignore [not-iterable]  with the extra output it is a pair
@@ -141,7 +141,7 @@ def _chaos(task: Chaos, seed: int) -> dict[str, float]:
 
 
 def _echo_state(noisy: np.ndarray, later: np.ndarray, seed: int) -> np.ndarray:
-    """Predictions of all measurements but the first, by a reservoir that has seen those before.
+    """Predictions of all measurements but the first, each from the measurements before it.
 
     Reservoir and penalty are chosen on the last fifth of the noisy measurements. The readout
     sees the measurement beside the reservoir.
@@ -216,16 +216,16 @@ def _pinn(task: Pinn, seed: int) -> dict[str, float]:
 def _smoothed(
     places: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"], seed: int
 ) -> Float[np.ndarray, " n"]:
-    """The mean of a periodic Gaussian process at the places that it was measured at.
+    """The mean of a periodic Gaussian process at the places of the measurements.
 
-    The period is that of the problem; smoothness, size and noise are those of the highest
-    marginal likelihood.
+    The period is that of the problem. The smoothness, the size and the noise are those with the
+    highest marginal likelihood.
     """
     periodic = ExpSineSquared(periodicity=2 * np.pi, periodicity_bounds="fixed")
     kernel = ConstantKernel() * periodic + WhiteKernel()
     process = GaussianProcessRegressor(kernel, n_restarts_optimizer=4, random_state=seed)
     with warnings.catch_warnings():
-        # A setting at its bound is an answer too: there may be no noise at all.
+        # A setting at its bound is a valid answer, because there may be no noise at all.
         warnings.simplefilter("ignore", ConvergenceWarning)
         process.fit(places[:, None], values)
     return np.asarray(process.predict(places[:, None]), np.float32)
@@ -260,5 +260,5 @@ def _lbfgs(loss: Callable[[PyTree], Array], params: PyTree) -> PyTree:
 
 
 def _error(outputs: np.ndarray, targets: np.ndarray) -> float:
-    """The mean squared error, of outputs in the shape of the targets."""
+    """The mean squared error of outputs that have the shape of the targets."""
     return float(np.mean(np.square(outputs - targets)))

@@ -1,4 +1,4 @@
-"""The results of the study: contenders, their runs, and what is read off them."""
+"""The results of the study: contenders, their runs, and the numbers that pages show."""
 
 import math
 import statistics
@@ -36,7 +36,7 @@ def results_of(out: Path, row: str) -> Results:
 
 
 def stored(results: Mapping[Key, Result], part: str, names: Sequence[str]) -> Contenders:
-    """The results that there are of some contenders.
+    """The stored results of some contenders.
 
     Args:
         results: those of a row.
@@ -60,7 +60,7 @@ def comparable(contenders: Contenders) -> bool:
 
 
 def score(result: Result, which: str = "last") -> float:
-    """How good a result is; of two that got where they were to stop, the faster is better.
+    """How good a result is. Of two runs that reached their goal, the faster one is better.
 
     Args:
         result: of a run.
@@ -89,7 +89,7 @@ def median(results: Mapping[int, Result], which: str, key: str | None = None) ->
 
 
 def medians(tried: Contenders) -> list[float]:
-    """Of each setting that was tried its median at the last step; divergence is infinitely bad.
+    """The median at the last step of each setting; a run that diverged is infinitely bad.
 
     Args:
         tried: results by setting and seed.
@@ -103,8 +103,8 @@ def spread_of(results: Mapping[int, Result], which: str, key: str | None = None)
     Args:
         results: by seed.
         which: the "last" or the "best" row.
-        key: of the row, default the metric that counts. Of another measure, a run that diverged
-            has none, and is left out; "-" where none has it.
+        key: of the row, default the metric that counts. A run that diverged has no other
+            measure, and is left out. The text is "-" where no run has the measure.
     """
     values = [r[which].get(key or r["metric"]) for r in results.values()]
     known = [value for value in values if value is not None]
@@ -112,7 +112,7 @@ def spread_of(results: Mapping[int, Result], which: str, key: str | None = None)
 
 
 def steps_to(result: Result, reach: float) -> float:
-    """Steps until the metric was as good as something for the first time, or infinity.
+    """Steps until the metric reached a value for the first time, or infinity.
 
     Args:
         result: of a run.
@@ -129,7 +129,7 @@ def steps_to(result: Result, reach: float) -> float:
 
 
 def steps_words(results: Iterable[Result], reach: float) -> str:
-    """The same over the seeds: median, range, and how many did not get there.
+    """The steps to a value over the seeds: median, range, and the number that never reached it.
 
     Args:
         results: of several seeds.

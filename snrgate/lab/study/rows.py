@@ -30,7 +30,7 @@ from snrgate.lab.training.train import Training
 __all__ = ["ABLATIONS", "ADAMW", "PEERS", "ROWS", "Row"]
 
 ADAMW = ("adamw-untuned", "adamw", "adamw-oracle", "adamw-fastest")
-"""AdamW without tuning, and tuned for its last step, its best step and its speed."""
+"""AdamW without tuning, and AdamW tuned for its last step, its best step and its speed."""
 
 PEERS: dict[str, AdamW] = {
     "algorithm-1": Algorithm1(),
@@ -47,9 +47,12 @@ PEERS: dict[str, AdamW] = {
     "gated-fresh": FreshGated(),
     "gated-floor": FloorGated(),
 }
-"""Other optimizers, by name; each is tuned over the same grid as AdamW. The first two are the
-paper's, the last five AdamW and the gate with a schedule, the gate where it is not told how many
-examples there are, or that none comes back, and one that never shuts."""
+"""Other optimizers by name. Each is tuned over the same grid as AdamW.
+
+The first two are the paper's. The last five are AdamW with a schedule, the gate with a schedule,
+the gate that is not told how many examples there are, the gate that is told that none comes back,
+and a gate that never shuts.
+"""
 
 ABLATIONS: dict[str, Gated] = {
     "streaming": Gated(noise="streaming"),
@@ -64,8 +67,10 @@ ABLATIONS: dict[str, Gated] = {
     "shuffled": Control(kind="shuffled"),
     "mean": Control(kind="mean"),
 }
-"""The default with one thing changed, at its learning rate and weight decay; the last two are the
-controls (:class:`snrgate.lab.study.controls.Control`)."""
+"""The default with one thing changed, at the learning rate and weight decay of the default.
+
+The last two are the controls (:class:`snrgate.lab.study.controls.Control`).
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +80,14 @@ class Row:
     title: str
     """Name of what is learned."""
     kind: str
-    """"noisy" (the last step has to reach AdamW's best), "clean" (at most 1 % worse than AdamW's
-    last), "grokking" (in no more steps) or "confusing" (above 90 %, where AdamW is below 50 %)."""
+    """Kind of the row, which says what is asked of the gate.
+
+    "noisy": its last step is as good as AdamW's best. "clean": its last step is at most 1 % worse
+    than AdamW's. "grokking": it takes no more steps than AdamW. "confusing": it reaches 90 % where
+    AdamW stays below 50 %.
+    """
     base: Training
-    """Task, steps and batch; its optimizer is AdamW as one takes it without tuning."""
+    """Training with the task, the steps and the batch; its optimizer is AdamW without tuning."""
     rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
     """Learning rates of the grid."""
     decays: tuple[float, ...] = (0.0, 0.1, 1.0)
@@ -95,19 +104,20 @@ class Row:
     """Value of the metric up to which steps are counted."""
 
     def contenders(self) -> tuple[str, ...]:
-        """All that are measured, by name."""
+        """The names of all contenders that are measured."""
         gated = ("gated-untuned", "gated", "gated-fastest")
         fast = (f"{name}-fastest" for name in self.peers)
         return (*ADAMW, *gated, *self.peers, *fast, *self.ablations)
 
     def tuned(self) -> tuple[str, ...]:
-        """Those that are tuned, each over the same grid."""
+        """The names of the contenders that are tuned, each over the same grid."""
         return ("adamw", "gated", *self.peers)
 
     def untuned(self) -> dict[str, Training]:
-        """AdamW at a learning rate and weight decay that nobody has chosen, and the gate.
+        """AdamW and the gate, at a learning rate and weight decay that nobody has chosen.
 
-        Not where a rule is to be found: without tuning neither does by the last step.
+        There are none where a rule is to be found, because without tuning neither of them finds
+        it by the last step.
         """
         if self.kind not in ("noisy", "clean"):
             return {}
@@ -342,4 +352,4 @@ ROWS: dict[str, Row] = {
         peers=("gated-floor",),
     ),
 }
-"""By name; small ones first."""
+"""The rows by name, small ones first."""

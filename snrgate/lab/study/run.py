@@ -56,8 +56,8 @@ def run(study: Study) -> None:
         study: which rows, and how often.
 
     Raises:
-        InputError: there is no such row or contender, a try would replace results, or the folder
-            cannot be written.
+        InputError: there is no such row or contender, a try would replace the results, or the
+            folder cannot be written.
     """
     if unknown := sorted(set(study.rows) - set(ROWS)):
         raise InputError(f"there is no row {unknown[0]}; there are {', '.join(ROWS)}")
@@ -83,7 +83,7 @@ def run(study: Study) -> None:
 
 
 def _write_row(name: str, row: Row, study: Study) -> None:
-    """Run what is missing of a row, then write its page from all there is of it."""
+    """Run what is missing of a row, then write its page from all its results."""
     results = results_of(study.out, name)
     _run_row(row, study, results)
     others = _references(row, study, results)
@@ -100,8 +100,8 @@ def _write_row(name: str, row: Row, study: Study) -> None:
 def _run_row(row: Row, study: Study, results: Results) -> None:
     """Tune every contender of a row, then measure it on the fresh seeds.
 
-    AdamW is there three times: as one takes it without tuning, tuned for its last step, and,
-    where these are other settings, tuned for its best step, which takes an oracle.
+    AdamW is measured without tuning, and tuned for its last step. It is also measured tuned for
+    its best step, which takes an oracle, where this gives other settings.
     """
 
     def measure(name: str, training: Training) -> None:
@@ -120,7 +120,7 @@ def _run_row(row: Row, study: Study, results: Results) -> None:
         if name == "adamw" and tuned["best"] != tuned["last"]:
             measure("adamw-oracle", tuned["best"])
         elif name == "adamw":
-            # Those of an earlier tuning, where the two were other settings.
+            # An earlier tuning may have found other settings for the best step; drop its runs.
             stale = [key for key in results.read() if key[:2] == ("runs", "adamw-oracle")]
             if stale:
                 results.update(dict.fromkeys(stale))
@@ -133,7 +133,7 @@ def _run_row(row: Row, study: Study, results: Results) -> None:
 
 
 def _tune(row: Row, name: str, study: Study, results: Results) -> dict[str, Training]:
-    """The settings with the best last step, those with the best step ever, and the fastest."""
+    """The settings with the best last step, with the best step of all, and with most speed."""
     grid = row.grid(name)
     if len(grid) == 1:  # nothing to choose
         return dict.fromkeys(("last", "best", "fastest"), *grid.values())
@@ -160,13 +160,13 @@ def _tune(row: Row, name: str, study: Study, results: Results) -> dict[str, Trai
 
 
 def _speed(result: Result, reach: float) -> float:
-    """Fewer steps are better; of runs that do not get there, the one that comes nearer."""
+    """Fewer steps are better. Of runs that never reach the goal, the nearest one is better."""
     steps = steps_to(result, reach)
     return -steps if math.isfinite(steps) else score(result) - 1e9
 
 
 def _references(row: Row, study: Study, results: Results) -> dict[int, dict[str, float]]:
-    """What other means come to on the same data, measured once and kept."""
+    """The results of other methods on the same data, measured once and kept."""
     task, there = row.base.task, results.read()
     keys = {seed: Key("references", "references", seed) for seed in study.seeds}
     for seed, key in keys.items():

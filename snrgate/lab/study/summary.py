@@ -1,4 +1,4 @@
-"""What the study came to: the results page, from the runs as they are on disk."""
+"""The summary page of the study, from the runs as they are on disk."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ _ASKED = {
 
 
 def _fewer_steps(reach: float) -> Callable[[Contenders], str]:
-    """Median steps to a goal; where a row tunes for it too, those of that tuning."""
+    """Median steps to a goal, also of the contenders that were tuned for it."""
 
     def measure(runs: Contenders) -> str:
         tuned = ("adamw", "gated", *PEERS)
@@ -84,7 +84,7 @@ _CLAIMS: tuple[tuple[str, str, str, Callable[[Contenders], str]], ...] = (
 
 
 def summary_page(out: Path) -> str:
-    """All rows that have been run, and the paper's other claims.
+    """The page of all rows that have been run, and of the paper's other claims.
 
     Args:
         out: folder of the study.
@@ -96,9 +96,10 @@ def summary_page(out: Path) -> str:
         "",
         "    snrgate study",
         "",
-        "runs what is missing and writes these pages; `snrgate study --rows NAME` one row. Median "
-        "(range) over fresh seeds; steps where there is a number of them to count. Untuned is a "
-        "learning rate of 1e-3 without weight decay, for who cannot tune: that takes clean data.",
+        "`snrgate study` runs what is missing and writes these pages. `snrgate study --rows NAME` "
+        "runs one row. The numbers are medians (ranges) over fresh seeds. They are numbers of "
+        "steps where the row counts the steps to a goal. Untuned is a learning rate of 1e-3 "
+        "without weight decay, for a user who cannot tune, because tuning needs clean data.",
         "",
         *head(
             [
@@ -128,9 +129,9 @@ def summary_page(out: Path) -> str:
 
 
 def short_table(out: Path) -> str:
-    """The medians alone, for who reads one table: where the last step, or the best one, counts.
+    """The medians alone, in one table of the rows where the last or the best step counts.
 
-    A median setting is what half of the grid is at least as good as (tuning seeds).
+    Half of the settings of the grid are at least as good as the median setting (tuning seeds).
 
     Args:
         out: folder of the study.
@@ -162,7 +163,7 @@ def short_table(out: Path) -> str:
         gated = [_median(runs, n, "last") for n in ("gated-untuned", "gated")]
         settings = [_median_setting(row, n, results) for n in ("adamw", "gated")]
         lines.append(line([*known, adamw[0], gated[0], *settings, adamw[1], gated[1], best]))
-        for other, told in (("gated-unsized", "no size told"), ("gated-fresh", "told: all fresh")):
+        for other, told in (("gated-unsized", "no size given"), ("gated-fresh", "all fresh")):
             if other in runs:
                 labels = [known[0], f"{row.title}; {told}", measure]
                 last = _median(runs, other, "last")
@@ -177,7 +178,7 @@ def _median(runs: Contenders, name: str, which: str) -> str:
 
 
 def _median_setting(row: Row, contender: str, results: Mapping[Key, Result]) -> str:
-    """Half of the settings of the grid come to this or better: the luck of who cannot tune."""
+    """The median over the settings of the grid: what a user who cannot tune may expect."""
     tried = stored(results, "tuning", tuple(row.grid(contender)))
     return f"{statistics.median(medians(tried)):#.3g}" if tried else "-"
 

@@ -1,4 +1,4 @@
-"""The page of one row: every contender, and what would have done without a network."""
+"""The page of one row: every contender, and the methods that need no network."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from snrgate.lab.training.sweep import spread
 __all__ = ["head", "line", "oracle", "row_page", "verdict"]
 
 _HARM = 0.01  # how much worse than AdamW the gate may be on clean data
-_UNDERSTOOD, _CONFUSED = 0.9, 0.5  # what wrong answers leave of the gate, and of AdamW
+_UNDERSTOOD, _CONFUSED = 0.9, 0.5  # accuracy asked of the gate, and of AdamW, at wrong answers
 
 
 def row_page(
@@ -35,7 +35,7 @@ def row_page(
         row: the row.
         contenders: results by contender and seed.
         tried: by contender, the settings among which it was tuned.
-        references: by seed and label, what :mod:`snrgate.lab.study.references` comes to.
+        references: by seed and label, the results of :mod:`snrgate.lab.study.references`.
     """
     base = row.base
     first = next(iter(next(iter(contenders.values())).values()))
@@ -61,7 +61,7 @@ def row_page(
         "",
         verdict(row, contenders),
         "",
-        f"{plain.capitalize()}: {better}. {base.steps:,} steps of {base.batch_size} examples.",
+        f"For {plain}, {better}. A run has {base.steps:,} steps of {base.batch_size} examples.",
         "",
         *head(header, left=1),
     ]
@@ -83,13 +83,14 @@ def row_page(
     seeds = ", ".join(str(seed) for seed in next(iter(contenders.values())))
     on = "another seed" if row.tuned_on == 1 else f"{row.tuned_on} other seeds"
     chosen = (
-        f"Learning rate and weight decay were chosen on {on}: for the last step, and for "
-        "adamw-oracle for the best step, which takes clean held-out data to find."
+        f"Learning rate and weight decay were chosen on {on}, for the last step. Those of "
+        "adamw-oracle were chosen for the best step, which only clean held-out data can find."
     )
-    given = "There is one learning rate and weight decay for all."
+    given = "All contenders have the same learning rate and weight decay."
     lines += [
         "",
-        f"Median (range) over the seeds {seeds}. {chosen if any(tried.values()) else given}",
+        f"The numbers are medians (ranges) over the seeds {seeds}. "
+        + (chosen if any(tried.values()) else given),
         "",
         *_sensitivity(tried, plain),
         *_other_measures(contenders, metric),
@@ -100,10 +101,10 @@ def row_page(
 
 
 def _sensitivity(tried: Mapping[str, Contenders], plain: str) -> list[str]:
-    """What the last step comes to with every setting that was tried; divergence counts."""
+    """The metric at the last step for every setting that was tried; divergence counts."""
     if not any(tried.values()):
         return []
-    lines = ["What was tried, each setting at its last step (tuning seeds):", ""]
+    lines = ["The settings that were tried, each at its last step (tuning seeds):", ""]
     lines += head(["contender", "settings", f"{plain}: median (range) over the settings"], left=1)
     for name, settings in tried.items():
         if settings:
@@ -115,7 +116,7 @@ def _other_measures(contenders: Contenders, metric: str) -> list[str]:
     """Everything else that was measured at the last step."""
     rows = [r["last"] for results in contenders.values() for r in results.values()]
     keys = [k for k in dict.fromkeys(k for row in rows for k in row) if k not in ("step", metric)]
-    lines = ["What else was measured at the last step:", ""]
+    lines = ["Other measures at the last step:", ""]
     lines += head(["contender", *(k.replace("_", " ") for k in keys)], left=1)
     for label, results in contenders.items():
         lines.append(line([label, *(spread_of(results, "last", key) for key in keys)]))
@@ -126,7 +127,7 @@ def _without(references: Mapping[int, Mapping[str, float]], plain: str) -> list[
     labels = list(dict.fromkeys(label for values in references.values() for label in values))
     if not labels:
         return []
-    lines = ["Other means, on the same data and seeds:", "", *head(["means", plain], left=1)]
+    lines = ["Other methods, on the same data and seeds:", "", *head(["method", plain], left=1)]
     for label in labels:
         lines.append(line([label, spread([v[label] for v in references.values()])]))
     return [*lines, ""]
@@ -149,7 +150,7 @@ def line(cells: Sequence[str]) -> str:
 
 
 def oracle(contenders: Contenders) -> str:
-    """Which of AdamW's settings has the best step ever; to find that takes clean data.
+    """The AdamW whose best step is the best of all; only clean data can find it.
 
     Args:
         contenders: results by contender and seed.
@@ -160,14 +161,14 @@ def oracle(contenders: Contenders) -> str:
 
 
 def verdict(row: Row, contenders: Contenders) -> str:
-    """Whether the gate did what was asked of it, in a sentence with its numbers.
+    """A sentence that says whether the gate did what was asked of it, with the numbers.
 
     Args:
         row: the row.
         contenders: results by contender and seed.
     """
     if not comparable(contenders):
-        return "Gate not run: there is nothing to judge."
+        return "Gate not run: there is nothing to judge yet."
     gated, adamw = contenders["gated"], contenders["adamw"]
     up = next(iter(gated.values()))["higher_is_better"]
     last, other = median(gated, "last"), median(adamw, "last")
@@ -183,18 +184,18 @@ def verdict(row: Row, contenders: Contenders) -> str:
     if row.kind == "confusing":
         held = last >= _UNDERSTOOD and other < _CONFUSED
         return (
-            f"{_yes(held)}: gated {last:.4g}, tuned AdamW {other:.4g} at the last step and "
-            f"{best:.4g} at its best."
+            f"{_yes(held)}: at the last step the gate has {last:.4g} and tuned AdamW {other:.4g}; "
+            f"at its best step AdamW has {best:.4g}."
         )
     if row.kind == "clean":
         worse = (other - last if up else last - other) / abs(other)
         held = _yes(worse <= _HARM)
-        how = f"{abs(worse):.1%} {'worse' if worse > 0 else 'better'}" if worse else "the same"
-        return f"{held}: gated {last:.4g}, tuned AdamW {other:.4g}; {how}."
+        how = f"{abs(worse):.1%} {'worse' if worse > 0 else 'better'}" if worse else "level"
+        return f"{held}: the gate has {last:.4g}, tuned AdamW {other:.4g}; the gate is {how}."
     held = last >= best if up else last <= best
     return (
-        f"{_yes(held)}: gated at its last step {last:.4g}, AdamW at its best (by oracle) "
-        f"{best:.4g}, at its last {other:.4g}."
+        f"{_yes(held)}: the gate has {last:.4g} at its last step; AdamW has {best:.4g} at its best "
+        f"step, which an oracle has to choose, and {other:.4g} at its last."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the study measured, as a config: the settings of each contender, to be trained again."""
+"""The settings of each contender as a config, so that it can be trained again."""
 
 import json
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ def tuned_config(name: str, contenders: Contenders) -> str:
 
     Args:
         name: of the row.
-        contenders: results by contender and seed. Those of an optimizer that no config may name,
-            as the peers are, are left out.
+        contenders: results by contender and seed. A contender is left out where no config may
+            name its optimizer, as with the peers.
     """
     first = next(iter(next(iter(contenders.values())).values()))["settings"]
     task = first["task"].lower()
@@ -48,5 +48,5 @@ def _below(settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _settings(values: Mapping[str, Any]) -> list[str]:
-    """Lines of TOML, where numbers, strings and booleans are written as in JSON."""
+    """Lines of TOML, which writes numbers, strings and booleans as JSON does."""
     return [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
