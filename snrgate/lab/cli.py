@@ -35,7 +35,7 @@ _EXTRA = ("flax", "matplotlib", "orbax.checkpoint", "PIL", "rich", "skimage", "t
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """What decides the defaults of all other settings."""
+    """The arguments that decide the defaults of all other settings."""
 
     out: Path
     config: Path | None
@@ -49,8 +49,8 @@ def denoise(args: Sequence[str]) -> None:
         args: the command line after ``denoise``.
 
     Raises:
-        InputError: something that was given cannot be used.
-        Stopped: on SIGINT or SIGTERM, with the run saved.
+        InputError: an argument or a setting cannot be used.
+        Stopped: SIGINT or SIGTERM came. The run is saved.
     """
     from snrgate.lab.commands.denoise import denoise as run
     from snrgate.lab.tasks.denoise import Denoise
@@ -72,8 +72,8 @@ def train(args: Sequence[str]) -> None:
         args: the command line after ``train``.
 
     Raises:
-        InputError: something that was given cannot be used.
-        Stopped: on SIGINT or SIGTERM, with the run saved.
+        InputError: an argument or a setting cannot be used.
+        Stopped: SIGINT or SIGTERM came. The run is saved.
     """
     from snrgate.lab.commands.train import train as run
     from snrgate.lab.training.configs import optimizer_names, training_config
@@ -87,7 +87,7 @@ def train(args: Sequence[str]) -> None:
     settings = training_config(task, optimizer, place.config)
     if place.resume:
         settings = stored_settings(place.out, settings)
-    # A generic dataclass: the kinds of its task and optimizer are those of the config.
+    # The config decides the kinds of task and optimizer that the generic dataclass has.
     kind = Training[type(settings.task), type(settings.optimizer)]  # type: ignore[misc]
     parsed = _parsed(kind, rest, settings, f"snrgate train {name}", place)
     run(parsed, place.out, f"snrgate train {name}", resume=place.resume)
@@ -100,8 +100,8 @@ def compare(args: Sequence[str]) -> None:
         args: the command line after ``compare``.
 
     Raises:
-        InputError: something that was given cannot be used.
-        Stopped: on SIGINT or SIGTERM, with the run saved.
+        InputError: an argument or a setting cannot be used.
+        Stopped: SIGINT or SIGTERM came. The run is saved.
     """
     from snrgate.lab.commands.compare import Comparison
     from snrgate.lab.commands.compare import compare as run
@@ -117,7 +117,7 @@ def compare(args: Sequence[str]) -> None:
 
 
 def _named(args: Sequence[str], command: str) -> Sequence[str]:
-    """The arguments of a command that begin with the name of a task."""
+    """The arguments of a command, which must begin with the name of a task."""
     from snrgate.lab.training.configs import task_names
 
     if not args or args[0].startswith("-"):
@@ -144,7 +144,7 @@ def _place(args: Sequence[str], out: Path) -> tuple[_Place, list[str]]:
 
 
 def _parsed(kind: Any, args: Sequence[str], default: Any, command: str, place: _Place) -> Any:
-    """The settings that the rest of a command line says."""
+    """The settings that the rest of a command line gives."""
     import tyro
 
     return tyro.cli(
@@ -163,7 +163,7 @@ def study(args: Sequence[str]) -> None:
         args: the command line after ``study``.
 
     Raises:
-        InputError: something that was given cannot be used.
+        InputError: an argument or a setting cannot be used.
     """
     import tyro
 
@@ -181,10 +181,10 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command; whatever is the user's to mend becomes one line on standard error.
+    """Run a command. A mistake of the user becomes one line on standard error.
 
     Args:
-        args: the command line, default that of the process.
+        args: the command line; by default that of the process.
 
     Returns:
         The exit status: 0, 2 for a mistake in what was given, 128 plus the number of the signal

@@ -1,4 +1,4 @@
-"""The kinds of gates, blocks and noise by the names that the command line knows."""
+"""The names of gates, blocks and kinds of noise that the command line knows."""
 
 from typing import Literal
 

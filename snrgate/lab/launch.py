@@ -1,10 +1,10 @@
-"""Several processes on one machine: try a program of many hosts where there is one.
+"""Several processes on one machine, to try a program that is made for many hosts.
 
     python -m snrgate.lab.launch -n 2 -- python train.py
 
-The program calls :func:`join` before it does anything else with JAX; on a cluster that JAX knows
-it calls ``jax.distributed.initialize()`` instead. Lines are printed with the number of the process
-before them; when one process fails, the others are ended.
+The program calls :func:`join` before it does anything else with JAX. On a cluster that JAX knows
+it calls ``jax.distributed.initialize()`` instead. Each printed line begins with the number of its
+process. When one process fails, the others are ended.
 """
 
 import argparse
@@ -37,10 +37,10 @@ class _Told(Exception):
 def join() -> bool:
     """Join the other processes of :func:`launch`.
 
-    An exception that nobody catches then ends this process at once, as :func:`leave` does.
+    After this, an exception that nobody catches ends the process at once, as :func:`leave` does.
 
     Returns:
-        Whether this process was launched with others; if not, nothing is done.
+        Whether this process was launched with others. If it was not, nothing is done.
 
     Example:
         >>> from snrgate.lab.launch import join
@@ -59,13 +59,13 @@ def join() -> bool:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process without waiting for its peers, as one that has failed must.
+    """End this process without waiting for its peers, as a process that has failed must.
 
-    JAX has a process that ends wait for the others to end as well, for minutes; they are waiting
-    for this one.
+    By default JAX makes a process that ends wait some minutes for the others to end too. They
+    would wait for this process in turn.
 
     Args:
-        status: of the exit.
+        status: the exit status.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -82,16 +82,16 @@ def _report_and_leave(
 def launch(command: Sequence[str], count: int) -> int:
     """Run ``count`` processes of one command as peers, on CPU.
 
-    They find each other by :func:`join`. Each is the leader of a process group of its own, so that
-    what it starts ends with it.
+    They find each other by :func:`join`. Each leads a new process group, so that the processes
+    that it starts end with it.
 
     Args:
         command: the program and its arguments.
-        count: how many processes.
+        count: the number of processes.
 
     Returns:
-        0 if all end well; otherwise the exit status of the first that does not, 128 plus the
-        number of the signal that ended it. The others are ended, within about 5 seconds.
+        0 if all end well. Otherwise the exit status of the first process that does not, or 128
+        plus the number of the signal that ended it. The others are ended within about 5 seconds.
 
     Example:
         >>> import sys
@@ -110,6 +110,7 @@ def launch(command: Sequence[str], count: int) -> int:
     printers: list[threading.Thread] = []
     try:
         with _interrupted_by_sigterm():
+            # Start the processes, each with a thread that prints its lines.
             for rank in range(count):
                 process = subprocess.Popen(
                     command,
@@ -132,12 +133,12 @@ def launch(command: Sequence[str], count: int) -> int:
     finally:
         _end(processes)
     for printer in printers:
-        printer.join(timeout=1)  # what is left in a pipe
+        printer.join(timeout=1)  # for the lines that are left in a pipe
     return status
 
 
 def _watch(processes: list[subprocess.Popen[str]]) -> int:
-    """Wait until all have ended well or one has not."""
+    """Wait until all processes have ended well, or one has failed."""
     while True:
         codes = [process.poll() for process in processes]
         failed = [rank for rank, code in enumerate(codes) if code]
@@ -154,7 +155,7 @@ def _watch(processes: list[subprocess.Popen[str]]) -> int:
 
 
 def _end(processes: list[subprocess.Popen[str]]) -> None:
-    """Ask every process group to end, and make what is still there after a while."""
+    """Ask every process group to end, and kill the groups that have not ended after a while."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
             if process.poll() is None:
@@ -168,7 +169,7 @@ def _print_lines(rank: int, process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
-            # One write a line, or those of two processes run into each other.
+            # Each line is one write, so that the lines of two processes do not mix.
             print(f"[{rank}] {line.rstrip()}\n", end="", flush=True)
 
 
@@ -180,7 +181,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM as an exception, where signals may be handled (in the main thread)."""
+    """Raise an exception at SIGTERM, in the main thread, where signals may be handled."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -199,10 +200,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """The command line.
 
     Args:
-        args: default those of the process.
+        args: the command line; by default that of the process.
 
     Returns:
-        The exit status, as :func:`launch`.
+        The exit status of :func:`launch`.
     """
     parser = argparse.ArgumentParser(
         prog="python -m snrgate.lab.launch",

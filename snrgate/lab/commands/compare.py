@@ -19,16 +19,16 @@ class Comparison:
     """Train with several optimizers of a task, on the same data from the same weights."""
 
     optimizers: tuple[str, ...] = ("adamw", "gated")
-    """Names of the optimizers, as the task's config has them."""
+    """Names of the optimizers in the config of the task."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of the data, the weights and the batches."""
     steps: int | None = None
-    """Number of training steps, where it is not that of the config."""
+    """Number of training steps; by default that of the config."""
     config: str | None = None
-    """A TOML file of settings on top of those of the task's config."""
+    """TOML file of settings on top of the config of the task."""
 
     def __post_init__(self) -> None:
-        """Refuse what leaves nothing to compare, or the same thing twice."""
+        """Refuse an empty comparison, and one that names the same thing twice."""
         for name in ("optimizers", "seeds"):
             values = getattr(self, name)
             once = 0 < len(values) == len(set(values))
@@ -38,19 +38,19 @@ class Comparison:
 def compare(
     task: str, comparison: Comparison, out: Path, command: str, *, resume: bool = False
 ) -> None:
-    """Train, and leave ``README.md``, ``curves.png`` and ``summary.json`` in the folder besides.
+    """Train, and write ``README.md``, ``curves.png`` and ``summary.json`` into the folder too.
 
     Args:
         task: the name of its config.
-        comparison: the optimizers, and how often each is trained.
+        comparison: the optimizers, and the seeds with which each is trained.
         out: the folder of the run.
-        command: how the run was called.
-        resume: continue the run in that folder.
+        command: the command of the run, which the message after an interruption repeats.
+        resume: whether to continue the run in that folder.
 
     Raises:
-        InputError: there is no such task or optimizer, or as in
-            :func:`snrgate.lab.training.run.run`.
-        Stopped: on SIGINT or SIGTERM, with the run saved.
+        InputError: there is no such task or optimizer, or one of the errors of
+            :func:`snrgate.lab.training.run.run` occurs.
+        Stopped: SIGINT or SIGTERM came. The run is saved.
     """
     own = Path(comparison.config) if comparison.config else None
     trainings, tasks, made = {}, {}, {}

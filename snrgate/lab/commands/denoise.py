@@ -18,7 +18,7 @@ __all__ = ["denoise", "trainings"]
 
 
 class OftenAtFirst(Training[Denoise, AdamW]):
-    """Evaluated often in the first tenth, where AdamW has its best, and less so afterwards."""
+    """A training with more evaluations in the first tenth, where AdamW has its best step."""
 
     def next_evaluation(self, step: int) -> int:
         """The first step after this one at which the metrics are measured."""
@@ -30,7 +30,7 @@ def trainings(settings: Denoise) -> dict[str, Training]:
     """The trainings of a run by the names of their optimizers.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
     """
     momentary = settings.noise_estimator == "instantaneous"
     names = ("learning_rate", "weight_decay", "b1", "b2")
@@ -57,19 +57,19 @@ def trainings(settings: Denoise) -> dict[str, Training]:
 
 
 def denoise(settings: Denoise, out: Path, *, resume: bool = False) -> None:
-    """Train, and leave the results in the folder besides.
+    """Train, and write the results into the folder too.
 
-    These are ``summary.json``, ``table.md``, ``picture.png``, and ``denoised.png`` by the last of
-    the optimizers, at the range of values of the file that came in.
+    These are ``summary.json``, ``table.md``, ``picture.png`` and ``denoised.png``. The last one is
+    the result of the last optimizer, at the range of values of the file that was given.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         out: the folder of the run.
-        resume: continue the run in that folder.
+        resume: whether to continue the run in that folder.
 
     Raises:
-        InputError: as :func:`snrgate.lab.training.run.run`.
-        Stopped: on SIGINT or SIGTERM, with the run saved.
+        InputError: the same errors as :func:`snrgate.lab.training.run.run`.
+        Stopped: SIGINT or SIGTERM came. The run is saved.
     """
     photo = noisy_photo(settings)
     fit = make_task(settings, photo)
@@ -99,7 +99,7 @@ def _write_results(
     last: dict[str, np.ndarray],
     best: dict[str, np.ndarray],
 ) -> str:
-    """Write the pictures that the networks show at their last and best steps, and the numbers."""
+    """Write the pictures of the networks at their last and best steps, and the numbers."""
     rows = folder.rows()
     summary = summarise(photo, rows)
     table = as_markdown(summary)

@@ -1,4 +1,4 @@
-"""What a denoising run came to: the numbers, a table, and the photos side by side with curves."""
+"""The report of a denoising run: the numbers, a table, and a figure of photos and curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,8 +26,9 @@ def summarise(photo: NoisyPhoto, rows: Sequence[Mapping[str, Any]]) -> dict[str,
         rows: the metrics.
 
     Returns:
-        For each optimizer its last row and, where there is a clean photo, its best one; and the
-        PSNR of the two pictures that need no training, the noisy one and its mean colour.
+        For each optimizer its last row and, where there is a clean photo, its best row. Where
+        there is a clean photo, also the PSNR of two pictures that need no training: the noisy one,
+        and its mean colour.
     """
     optimizers = {}
     for name in LABELS:
@@ -98,8 +99,8 @@ def panels(
     Args:
         photo: the photo with and without noise.
         summary: of :func:`summarise`.
-        last: what the network of each optimizer shows after the last step.
-        best: the same after the step with the best PSNR.
+        last: the picture of each network after the last step.
+        best: the picture of each network after the step with the best PSNR.
     """
     if photo.clean is None:
         given = Panel(photo.noisy, "the picture given")
@@ -124,12 +125,12 @@ def run_picture(
     rows: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
 ) -> Figure:
-    """Photos above, curves over the steps below.
+    """The figure of a run, with the photos above the curves over the steps.
 
     Args:
         shown: photos, (height, width, channels) in [0, 1], with captions.
         rows: the metrics, as in the run folder.
-        summary: of :func:`summarise`; what needs no training is a horizontal line.
+        summary: of :func:`summarise`. A picture that needs no training is a horizontal line.
 
     Returns:
         The figure.
@@ -191,7 +192,7 @@ def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, label: str)
 
 
 def _plain_numbers(axis: Axis) -> None:
-    """Label a logarithmic axis at 1, 2 and 5, which fits however short it is."""
+    """Label a logarithmic axis at 1, 2 and 5, so that a short axis has labels too."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())

@@ -10,17 +10,17 @@ __all__ = ["train"]
 
 
 def train(settings: Training, out: Path, command: str, *, resume: bool = False) -> None:
-    """Train, and leave ``summary.json`` in the folder besides.
+    """Train, and write ``summary.json`` into the folder too.
 
     Args:
-        settings: of the training.
+        settings: settings of the training.
         out: the folder of the run.
-        command: how the run was called.
-        resume: continue the run in that folder.
+        command: the command of the run, which the message after an interruption repeats.
+        resume: whether to continue the run in that folder.
 
     Raises:
-        InputError: as :func:`snrgate.lab.training.run.run`.
-        Stopped: on SIGINT or SIGTERM, with the run saved.
+        InputError: the same errors as :func:`snrgate.lab.training.run.run`.
+        Stopped: SIGINT or SIGTERM came. The run is saved.
     """
     task = settings.task.make(settings.seed)
 

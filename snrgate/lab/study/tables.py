@@ -81,16 +81,9 @@ def row_page(
         ]
         lines.append(line(cells))
     seeds = ", ".join(str(seed) for seed in next(iter(contenders.values())))
-    on = "another seed" if row.tuned_on == 1 else f"{row.tuned_on} other seeds"
-    chosen = (
-        f"Learning rate and weight decay were chosen on {on}, for the last step. Those of "
-        "adamw-oracle were chosen for the best step, which only clean held-out data can find."
-    )
-    given = "All contenders have the same learning rate and weight decay."
     lines += [
         "",
-        f"The numbers are medians (ranges) over the seeds {seeds}. "
-        + (chosen if any(tried.values()) else given),
+        f"The numbers are medians (ranges) over the seeds {seeds}. {_chosen(row, tried)}",
         "",
         *_sensitivity(tried, plain),
         *_other_measures(contenders, metric),
@@ -98,6 +91,17 @@ def row_page(
         "![curves](curves.png)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _chosen(row: Row, tried: Mapping[str, Contenders]) -> str:
+    """A sentence that says how the learning rate and the weight decay were chosen."""
+    if not any(tried.values()):
+        return "All contenders have the same learning rate and weight decay."
+    on = "another seed" if row.tuned_on == 1 else f"{row.tuned_on} other seeds"
+    return (
+        f"Learning rate and weight decay were chosen on {on}, for the last step. Those of "
+        "adamw-oracle were chosen for the best step, which only clean held-out data can find."
+    )
 
 
 def _sensitivity(tried: Mapping[str, Contenders], plain: str) -> list[str]:

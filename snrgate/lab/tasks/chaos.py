@@ -1,4 +1,4 @@
-"""Chaotic dynamics from noisy sensors: the next state from the last few measurements."""
+"""Chaotic dynamics from noisy sensors: predict the next state from the last measurements."""
 
 import dataclasses
 import importlib.resources
@@ -18,17 +18,17 @@ __all__ = ["Chaos", "System", "lorenz", "windows"]
 
 System = Literal["lorenz", "laser"]
 _STEP = 0.05  # time between two measurements of the Lorenz system
-_ROLLOUT = 1000  # measurements
+_ROLLOUT = 1000  # number of measurements in a free run
 
 
 @dataclasses.dataclass(frozen=True)
 class Chaos:
-    """One-step prediction, learned from measurements with sensor noise, judged on clean ones."""
+    """One-step prediction, learned from measurements with noise and judged on clean ones."""
 
     system: System = "lorenz"
-    """System that is measured: Lorenz-63, integrated, or the Santa Fe laser (of reservoirpy)."""
+    """System that is measured: Lorenz-63 by integration, or the Santa Fe laser of reservoirpy."""
     noise: float = 0.2
-    """Standard deviation of the sensor noise, in units of the signal's own."""
+    """Standard deviation of the sensor noise, in units of that of the signal."""
     train: int = 2000
     """Number of measurements to learn from."""
     lags: int = 4
@@ -39,7 +39,7 @@ class Chaos:
     """Number of hidden layers."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be learned from."""
+        """Refuse settings that cannot be learned with."""
         systems = get_args(System)
         require(
             self,
@@ -50,14 +50,15 @@ class Chaos:
         )
 
     def data(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The series that is learned from, and what comes after it.
+        """The series for training, and the series that comes after it.
 
         Args:
             seed: of the sensor noise, and of where Lorenz starts.
 
         Returns:
-            The noisy measurements (``train``, channels), and the 3,000 after them without added
-            noise; both in units of the deviation of the first without noise, from their mean.
+            The noisy measurements (``train``, channels), and the 3,000 measurements after them
+            without added noise. Both are standardised by the mean and deviation that the training
+            measurements have without noise.
         """
         clean = _series(self.system, self.train + 3000, seed)
         clean = (clean - clean[: self.train].mean(0)) / clean[: self.train].std(0)
@@ -72,10 +73,10 @@ class Chaos:
             seed: of the sensor noise and the initial weights, and of where Lorenz starts.
 
         Returns:
-            A task measured by ``error``, the mean squared one-step error on measurements
-            without added noise that come later in the series, in units of the signal's variance;
-            ``attractor_distance`` is that of a free run of 1,000 steps from the attractor: the
-            mean over coordinates of the Wasserstein distance between their distributions.
+            A task measured by ``error``: the mean squared one-step error on later measurements
+            without added noise, in units of the signal's variance. ``attractor_distance`` is the
+            distance of a free run of 1,000 steps from the attractor: the mean over coordinates of
+            the Wasserstein distance between their distributions.
         """
         noisy, later = self.data(seed)
         test_inputs, test_targets = windows(later, self.lags)
@@ -86,7 +87,7 @@ class Chaos:
         graph, params = nnx.split(MLP(sizes, nnx.gelu, rngs=nnx.Rngs(params=seed)))
 
         def predict(params: PyTree, x: Array) -> Array:
-            # The change, not the state: what is learned is small where little happens.
+            # The network learns the change of the state, which is small where little happens.
             return x[-channels:] + nnx.merge(graph, params)(x)
 
         def rollout(params: PyTree) -> Array:
@@ -103,7 +104,7 @@ class Chaos:
             return {
                 "error": jnp.mean(errors),
                 "attractor_distance": jnp.mean(
-                    # Wasserstein-1 of each coordinate: quantile against quantile.
+                    # Wasserstein-1 compares each coordinate quantile by quantile.
                     jnp.abs(jnp.sort(rollout(params), axis=0) - attractor)
                 ),
             }
@@ -122,15 +123,15 @@ class Chaos:
 def windows(
     series: Float[np.ndarray, "length channels"], lags: int
 ) -> tuple[Float[np.ndarray, "n inputs"], Float[np.ndarray, "n channels"]]:
-    """What the next measurement is predicted from, and the next measurement.
+    """The windows of measurements, and the measurement that follows each window.
 
     Args:
         series: measurements in a row.
-        lags: how many of them make an input, the oldest first.
+        lags: number of measurements in an input, the oldest first.
 
     Returns:
-        Inputs, ``lags * channels`` each, and targets, one for each measurement but the first
-        ``lags``.
+        The inputs, of size ``lags * channels`` each, and the targets, one for each measurement
+        except the first ``lags``.
 
     Example:
         >>> import numpy as np
@@ -144,11 +145,11 @@ def windows(
 
 
 def lorenz(length: int, start: Float[np.ndarray, "3"]) -> Float[np.ndarray, "length 3"]:
-    """A trajectory of Lorenz-63, by Runge-Kutta of fourth order, ten steps a measurement.
+    """A trajectory of Lorenz-63 by Runge-Kutta of fourth order, with ten steps a measurement.
 
     Args:
-        length: measurements.
-        start: the state before the first.
+        length: number of measurements.
+        start: state before the first measurement.
     """
 
     def slope(s: np.ndarray) -> np.ndarray:
@@ -169,7 +170,7 @@ def lorenz(length: int, start: Float[np.ndarray, "3"]) -> Float[np.ndarray, "len
 
 def _series(system: System, length: int, seed: int) -> np.ndarray:
     if system == "laser":
-        # The file alone: the package's own loader leaves it open.
+        # Read the file directly, because the loader of the package leaves it open.
         file = importlib.resources.files("reservoirpy.datasets") / "santafe_laser.npy"
         return np.load(io.BytesIO(file.read_bytes()))[:length].reshape(length, 1).astype(np.float32)
     start = np.random.default_rng(seed).standard_normal(3) + np.array([0, 0, 25.0])

@@ -1,7 +1,7 @@
 """Denoising one photo: a coordinate MLP fitted to the noisy pixels, and to nothing else.
 
-There is no validation set: every pixel is noisy. The network that fits them all has learned the
-noise; the clean photo, where there is one, only measures how far the fit has come.
+There is no validation set, because every pixel is noisy. A network that fits all pixels has
+learned the noise. The clean photo, where there is one, only measures how good the fit is.
 """
 
 import dataclasses
@@ -32,11 +32,11 @@ class Denoise:
     """Fit a coordinate MLP to a noisy photo, with AdamW and with the gated AdamW side by side."""
 
     image: str = "camera"
-    """A photo of scikit-image by name (camera, astronaut, coffee, ...), or a picture file."""
+    """Name of a photo of scikit-image (camera, astronaut, coffee, ...), or a picture file."""
     size: int = 96
-    """Longer side in pixels; a larger picture is shrunk to it, 0 keeps the picture as it is."""
+    """Longer side in pixels. A larger picture is shrunk to it; 0 keeps the picture as it is."""
     noise: float = 0.2
-    """Standard deviation of the noise added, white being 1; 0 for a picture noisy already."""
+    """Standard deviation of the added noise, in units of white; 0 for a picture with noise."""
     seed: int = 0
     """Seed of the noise, the initial weights and the batches."""
     optimizers: tuple[Optimizer, ...] = get_args(Optimizer)
@@ -56,31 +56,31 @@ class Denoise:
     gate: Gate = "soft"
     """Rule by which the gate opens."""
     block: Block = "unit"
-    """Parameters that share a gate: an output unit's, each by itself, or a whole tensor's."""
+    """Parameters that share a gate: those of an output unit, only one, or a whole tensor."""
     noise_estimator: Noise = "exact"
-    """Source of the noise: the pixels of the batch, or how gradients differ between steps."""
+    """Source of the noise: the pixels of the batch, or the differences between steps."""
     noise_decay: float = 0.99
     """Decay of the gate's running noise."""
     signal_decay: float = 0.96
     """Decay of the gate's running signal; the default is a memory of three epochs."""
     fitted: float = 0.0
-    """Share of the pixels' own noise that may be fitted: none, as the run is long."""
+    """Share of the noise of the pixels that may be fitted; none by default, for a long run."""
     z: float = 1.0
     """Threshold of the gate, in standard deviations of what pure noise does."""
     photons: float = 0.0
-    """Number of photons that make white, for shot noise besides; 0 for none."""
+    """Number of photons that make white, for additional shot noise; 0 for no shot noise."""
     network: Network = "fourier"
-    """Network: random Fourier features and relu, or sines."""
+    """Kind of network: random Fourier features and relu (fourier), or sines (siren)."""
     width: int = 192
     """Number of units in each hidden layer."""
     depth: int = 3
     """Number of hidden layers."""
     frequencies: int = 128
-    """Number of random Fourier frequencies, each a sine and a cosine."""
+    """Number of random Fourier frequencies; each gives a sine and a cosine."""
     fourier_scale: float = 3.5
     """Standard deviation of the frequencies, in periods across the picture."""
     eval_every: int = 20
-    """Number of steps between evaluations in the first tenth of the run; later five times it."""
+    """Number of steps between evaluations in the first tenth of the run; five times it later."""
     checkpoint_every: int = 1000
     """Number of steps between checkpoints, rounded up to an evaluation."""
 
@@ -88,7 +88,7 @@ class Denoise:
         """Refuse numbers that cannot be trained with.
 
         Raises:
-            InputError: naming the setting and what it may be.
+            InputError: a setting has a value that it may not have; the error names both.
         """
         for name in ("steps", "width", "depth", "frequencies", "eval_every", "checkpoint_every"):
             require(self, **{name: (getattr(self, name) >= 1, "at least 1")})
@@ -123,11 +123,11 @@ class Denoise:
 
 
 class NoisyPhoto(NamedTuple):
-    """What there is to learn from, and what it is measured by.
+    """The noisy photo that is learned from, and the clean one that measures the result.
 
     Attributes:
-        noisy: (height, width, channels), as the network sees it: not clipped.
-        clean: the same without noise, or ``None`` where nobody knows.
+        noisy: (height, width, channels), as the network sees it, not clipped.
+        clean: the same without noise, or ``None`` where it is not known.
         levels: the value of white in the file.
         original: (height, width) before shrinking.
     """
@@ -139,10 +139,10 @@ class NoisyPhoto(NamedTuple):
 
 
 def noisy_photo(settings: Denoise) -> NoisyPhoto:
-    """Load the picture, shrink it, add the noise.
+    """Load the picture, shrink it, and add the noise.
 
     Raises:
-        InputError: a picture that cannot be used, or has fewer pixels than a batch.
+        InputError: the picture cannot be used, or has fewer pixels than a batch.
     """
     picture = load(settings.image)
     pixels = shrink(picture.pixels, settings.size)
@@ -163,7 +163,7 @@ def noisy_photo(settings: Denoise) -> NoisyPhoto:
 
 
 def psnr(pixels: Float[ArrayLike, "..."], clean: Float[ArrayLike, "..."]) -> Float[Array, ""]:
-    r"""Peak signal-to-noise ratio in dB, of a picture as it is shown: clipped to [0, 1].
+    r"""Peak signal-to-noise ratio in dB of a picture, clipped to [0, 1] as it is shown.
 
     .. math:: -10 \log_{10} \operatorname{mean} (\operatorname{clip}(x) - c)^2
 
@@ -177,14 +177,14 @@ def psnr(pixels: Float[ArrayLike, "..."], clean: Float[ArrayLike, "..."]) -> Flo
 
 
 class DenoiseTask(NamedTuple):
-    """All that training needs, as arrays and pure functions.
+    """Everything that training needs, as arrays and pure functions.
 
     Attributes:
         params: initial parameters.
         examples: positions (n, 2) and targets (n, channels).
         loss: ``(params, example) -> scalar``, of one pixel.
-        predict: ``params -> picture``, (height, width, channels), values as in the file, not
-            clipped.
+        predict: ``params -> picture``, (height, width, channels), with values as in the file,
+            not clipped.
     """
 
     params: PyTree
@@ -194,15 +194,15 @@ class DenoiseTask(NamedTuple):
 
     @property
     def groups(self) -> tuple[Group]:
-        """What a batch is made of: pixels."""
+        """The one group of examples, which are pixels."""
         return (of_data(self.loss, self.examples),)
 
 
 def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
     """Put the network and the noisy pixels together.
 
-    The network learns the pixels standardised by their own mean and deviation, so that a dark
-    picture and one of 12 bits in a 16-bit file are learned like any other.
+    The network learns the pixels standardised by their mean and deviation. A dark picture, or one
+    of 12 bits in a 16-bit file, is then learned like any other.
     """
     height, width, channels = photo.noisy.shape
     sizes = {"width": settings.width, "depth": settings.depth}
@@ -231,7 +231,7 @@ def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
 
     @jax.jit
     def predict(params: PyTree) -> Array:
-        # In pieces, so that the activations of a large picture fit into memory.
+        # Predict in pieces, so that the activations of a large picture fit into memory.
         flat = jax.lax.map(lambda x: apply(params, x), positions, batch_size=2**14)
         return (mean + deviation * flat).reshape(height, width, channels)
 
@@ -239,15 +239,15 @@ def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
 
 
 def as_task(task: DenoiseTask, photo: NoisyPhoto) -> Task:
-    """The same as a task like the others.
+    """The network and the noisy pixels, as a task of the common kind.
 
     Args:
         task: the network and the noisy pixels.
-        photo: what the network is measured against.
+        photo: the photo that measures the network.
 
     Returns:
-        A task measured by ``psnr`` against the clean photo, in dB; by the training loss alone
-        where there is no clean photo.
+        A task measured by ``psnr`` against the clean photo, in dB. Where there is no clean photo,
+        it is measured by the training loss alone.
     """
     if photo.clean is None:
         return Task(task.params, task.groups, lambda params: {}, "loss", higher_is_better=False)
@@ -260,7 +260,7 @@ def as_task(task: DenoiseTask, photo: NoisyPhoto) -> Task:
 
 
 def _positions(height: int, width: int) -> np.ndarray:
-    """Pixel centres, the longer side from -1 to 1, the shorter to scale."""
+    """Pixel centres. The longer side goes from -1 to 1, and the shorter one is to scale."""
     longest = max(height, width)
     rows, columns = ((2 * np.arange(n) + 1 - n) / longest for n in (height, width))
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2).astype(np.float32)

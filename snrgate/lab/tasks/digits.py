@@ -18,28 +18,28 @@ __all__ = ["Digits"]
 
 @dataclasses.dataclass(frozen=True)
 class Digits:
-    """8 x 8 pictures of digits (scikit-learn's, from UCI): 1,200 to learn from, 597 held out."""
+    """Classification of scikit-learn's 8 x 8 digits (UCI): 1,200 for training, 597 held out."""
 
     wrong: float = 0.0
-    """Fraction of the training labels replaced by another digit."""
+    """Share of the training labels that are replaced by another digit."""
     width: int = 256
     """Number of units in each hidden layer."""
     depth: int = 2
     """Number of hidden layers."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be learned from."""
+        """Refuse settings that cannot be learned with."""
         require(self, wrong=(0 <= self.wrong <= 1, "in [0, 1]"))
 
     def data(self, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        """What is learned from, and what is held out.
+        """The training data and the held-out data.
 
         Args:
             seed: of the split and the wrong labels.
 
         Returns:
-            Pixels (1200, 64), between 0 and 1, and labels (1200,) of the training, some of them
-            wrong, then pixels (597, 64) and labels (597,) held out, all of them right.
+            The training data: pixels (1200, 64) between 0 and 1, and labels (1200,), some of them
+            wrong. The held-out data: pixels (597, 64), and labels (597,), all of them right.
         """
         pixels, labels = (np.asarray(x) for x in load_digits(return_X_y=True))
         pixels, labels = (pixels / 16).astype(np.float32), labels.astype(np.int32)

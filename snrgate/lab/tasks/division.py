@@ -1,7 +1,7 @@
 """Modular division, a / b mod p, by a small transformer: the task on which networks grok.
 
-A network first learns the training answers by heart and only much later the rule. With wrong
-answers among them, the by-heart part is noise.
+A network first memorises the training answers, and finds the rule only much later. Where some of
+these answers are wrong, the memorised part is noise.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ __all__ = ["Division"]
 
 @dataclasses.dataclass(frozen=True)
 class Division:
-    """a / b mod p for all a and all b but 0; a random part to learn from, the rest held out."""
+    """a / b mod p for all a and all b but 0: a random part for training, the rest held out."""
 
     modulus: int = 97
     """Modulus p, a prime."""
@@ -37,7 +37,7 @@ class Division:
     """Number of attention heads."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be learned from."""
+        """Refuse settings that cannot be learned with."""
         prime = self.modulus > 2 and all(self.modulus % k for k in range(2, self.modulus))
         require(
             self,
@@ -54,9 +54,9 @@ class Division:
             seed: of the split, the wrong answers and the initial weights.
 
         Returns:
-            A task measured by ``accuracy`` on the held-out part; ``train_accuracy`` counts
-            the right answers to the training questions, ``wrong_learned`` the wrong ones that
-            have been learned.
+            A task measured by ``accuracy`` on the held-out part. ``train_accuracy`` is the share
+            of training questions with the right answer. ``wrong_learned`` is the share of wrong
+            answers that have been learned.
         """
         questions, answers = _table(self.modulus)
         rng = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ class Division:
             width=self.width,
             depth=self.depth,
             heads=self.heads,
-            activation=nnx.relu,  # as where grokking was found and studied
+            activation=nnx.relu,  # the papers on grokking use it
             embedding_std=self.width**-0.5,
             rngs=nnx.Rngs(params=seed),
         )
@@ -104,12 +104,12 @@ class Division:
             evaluate,
             "accuracy",
             higher_is_better=True,
-            repeats=False,  # an answer twice in a batch slows learning by heart
+            repeats=False,  # an answer that is twice in a batch slows the memorising
         )
 
 
 def _table(p: int) -> tuple[np.ndarray, np.ndarray]:
-    """Questions ``a / b =`` as tokens, ``/`` being p and ``=`` p + 1, and their answers."""
+    """Questions ``a / b =`` as tokens, and their answers; ``/`` is p and ``=`` is p + 1."""
     a, b = (x.ravel() for x in np.meshgrid(np.arange(p), np.arange(1, p), indexing="ij"))
     inverse = np.array([0] + [pow(x, -1, p) for x in range(1, p)])
     signs = np.full_like(a, p)

@@ -1,4 +1,4 @@
-"""A small language model, character by character, of real text: Python's own reference manual."""
+"""A small language model of real text, character by character: the manual of Python."""
 
 import dataclasses
 from pydoc_data import topics
@@ -18,9 +18,9 @@ __all__ = ["Language"]
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-    """Next characters of the manual that comes with Python (some 465,000; the last tenth held out).
+    """Prediction of the next character in the manual of Python; the last tenth is held out.
 
-    The text differs a little from one version of Python to the next.
+    The text has about 465,000 characters. It differs a little between versions of Python.
     """
 
     length: int = 64
@@ -33,7 +33,7 @@ class Language:
     """Number of attention heads."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Refuse settings that cannot be built."""
         require(
             self,
             length=(self.length >= 2, "at least 2"),
@@ -44,11 +44,11 @@ class Language:
         """The task.
 
         Args:
-            seed: of the initial weights; the text and its split are always the same.
+            seed: of the initial weights. The text and its split are always the same.
 
         Returns:
-            A task measured by ``loss_per_character`` of the held-out text, in nats. Its
-            ``dataset_size`` is the number of examples that do not overlap.
+            A task measured by ``loss_per_character`` of the held-out text, in nats. The
+            ``dataset_size`` is the number of training examples that do not overlap.
         """
         text = "\n".join(topics.topics[name] for name in sorted(topics.topics))
         alphabet, tokens = np.unique(np.frombuffer(text.encode(), np.uint8), return_inverse=True)

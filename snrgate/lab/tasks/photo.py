@@ -1,4 +1,4 @@
-"""Denoising one photo by a coordinate network, as a task like the others."""
+"""Denoising one photo by a coordinate network, as a task of the study."""
 
 import dataclasses
 
@@ -22,11 +22,11 @@ class Photo:
     size: int = 96
     """Longer side in pixels."""
     noise: float = 0.2
-    """Standard deviation of the Gaussian noise, white being 1."""
+    """Standard deviation of the Gaussian noise, in units of white."""
     photons: float = 0.0
-    """Number of photons that make white, for shot noise besides; 0 for none."""
+    """Number of photons that make white, for additional shot noise; 0 for no shot noise."""
     network: Network = "fourier"
-    """Network: random Fourier features and relu, or sines."""
+    """Kind of network: random Fourier features and relu (fourier), or sines (siren)."""
 
     def make(self, seed: int) -> Task:
         """The task.
@@ -35,8 +35,8 @@ class Photo:
             seed: of the noise and the initial weights.
 
         Returns:
-            A task measured by ``psnr`` against the photo without noise, in dB;
-            ``high_frequency`` is :func:`high_frequency_power` of what is wrong with the picture.
+            A task measured by ``psnr`` against the photo without noise, in dB.
+            ``high_frequency`` is the :func:`high_frequency_power` of the error of the picture.
         """
         settings = Denoise(
             image=self.image,
@@ -64,7 +64,7 @@ class Photo:
 def high_frequency_power(
     residual: Float[Array, "height width channels"],
 ) -> Float[Array, ""]:
-    """Mean square of what a picture holds beyond half the Nyquist frequency.
+    """Mean square of the part of a picture beyond half the Nyquist frequency.
 
     Args:
         residual: a difference of two pictures.
@@ -83,16 +83,16 @@ def high_frequency_power(
 def radial_power(
     residual: Float[Array, "height width channels"], rings: int = 24
 ) -> tuple[Float[Array, " rings"], Float[Array, " rings"]]:
-    """The spectrum of what a picture holds, by distance from frequency zero.
+    """The spectrum of a picture by the distance from frequency zero.
 
     Args:
         residual: a difference of two pictures.
-        rings: how many rings of equal width up to Nyquist's frequency; what lies beyond it, in
-            the corners, is in the last.
+        rings: number of rings of equal width up to the Nyquist frequency. The last ring also
+            holds the corners beyond it.
 
     Returns:
-        The middle of every ring in periods a pixel, and the mean power in it: for white noise
-        its variance, everywhere.
+        The middle of every ring in periods a pixel, and the mean power in the ring. For white
+        noise the mean power is its variance in every ring.
 
     Example:
         >>> import jax.numpy as jnp
@@ -110,7 +110,7 @@ def radial_power(
 
 
 def _spectrum(residual: Array) -> tuple[Array, np.ndarray]:
-    """The power at every frequency, and how far that is from zero in periods a pixel."""
+    """The power at every frequency, and the size of the frequency in periods a pixel."""
     height, width, _ = residual.shape
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
     return jnp.abs(jnp.fft.fft2(residual, axes=(0, 1), norm="ortho")) ** 2, radius

@@ -1,4 +1,4 @@
-"""Pictures of any kind in, as floats in [0, 1]; pictures of the same kind out."""
+"""Read pictures of any kind as floats in [0, 1], and write pictures of the same kind."""
 
 import warnings
 from pathlib import Path
@@ -14,7 +14,7 @@ from snrgate.lab.errors import InputError
 __all__ = ["MIN_SIDE", "PHOTOS", "Picture", "encode", "load", "shrink"]
 
 MIN_SIDE = 16
-"""Pixels on the shorter side, below which there is nothing to learn a picture from."""
+"""Least number of pixels on the shorter side: a smaller picture teaches nothing."""
 
 PHOTOS = (
     "astronaut",
@@ -33,7 +33,7 @@ PHOTOS = (
     "rocket",
     "text",
 )
-"""Pictures that scikit-image brings along, by name."""
+"""Names of the pictures that come with scikit-image."""
 
 _DEEP_GREY = ("I", "I;16", "I;16L", "I;16B")
 
@@ -42,8 +42,8 @@ class Picture(NamedTuple):
     """A picture as numbers.
 
     Attributes:
-        pixels: float32 in [0, 1], shape (height, width, channels), 1 or 3 channels.
-        levels: the value that 1.0 stands for in the file: 255 or 65535.
+        pixels: float32 in [0, 1], shape (height, width, channels), with 1 or 3 channels.
+        levels: value that 1.0 stands for in the file, 255 or 65535.
     """
 
     pixels: np.ndarray
@@ -53,15 +53,16 @@ class Picture(NamedTuple):
 def load(image: str) -> Picture:
     """Read a picture by the name of a shipped photo, or from a file.
 
-    Grey stays grey; palettes, CMYK and the like become RGB; what is transparent is laid on white;
-    the camera's orientation mark is obeyed; of several frames the first counts. 16 bits are kept
-    for grey; Pillow reads colour with 8.
+    Grey stays grey. Palettes, CMYK and the like become RGB. A transparent part is laid on white.
+    The picture is turned as the camera's orientation mark says. The first of several frames
+    counts. Grey keeps 16 bits; Pillow reads colour with 8 bits.
 
     Args:
-        image: a name of :data:`PHOTOS`, or a path. The name wins over a file of that name.
+        image: a name of :data:`PHOTOS`, or a path. A name of a photo wins over a file.
 
     Raises:
-        InputError: no such picture, not a picture, or smaller than :data:`MIN_SIDE`.
+        InputError: there is no such file, it is no picture, or the picture is smaller than
+            :data:`MIN_SIDE`.
 
     Example:
         >>> from snrgate.lab.tasks.picture import load
@@ -85,7 +86,7 @@ def load(image: str) -> Picture:
 def _read(path: Path) -> Picture:
     try:
         with warnings.catch_warnings():
-            # Pillow warns of pictures big enough to be an attack; the file is the user's own.
+            # Pillow warns that a big picture may be an attack, but the user chose this file.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as file:
                 file.load()
@@ -96,7 +97,7 @@ def _read(path: Path) -> Picture:
         ) from None
     except Image.DecompressionBombError as error:
         raise InputError(f"image {path} is too large: {error}") from error
-    # A broken file surfaces from Pillow's decoders as whatever they tripped over.
+    # The decoders of Pillow raise many kinds of errors on a broken file.
     except (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError) as error:
         reason = getattr(error, "strerror", None) or "not a picture that Pillow can read"
         raise InputError(f"image {path} cannot be read: {reason}") from error
@@ -121,11 +122,14 @@ def _convert(file: Image.Image, path: Path) -> Picture:
 
 
 def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The picture with its longer side no longer than ``size``, smoothed before sampling.
+    """The picture, shrunk so that its longer side is at most ``size`` pixels.
+
+    It is smoothed before it is sampled.
 
     Args:
         pixels: (height, width, channels).
-        size: pixels; 0 keeps the picture as it is. The shorter side keeps :data:`MIN_SIDE`.
+        size: pixels; 0 keeps the picture as it is. The shorter side keeps at least
+            :data:`MIN_SIDE` pixels.
 
     Example:
         >>> import numpy as np
@@ -143,7 +147,7 @@ def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def encode(pixels: np.ndarray, levels: int) -> Image.Image:
-    """A Pillow image of the same range of values as the file that the picture came from.
+    """A Pillow image with the range of values of the file that was read.
 
     Args:
         pixels: (height, width, channels), clipped to [0, 1].

@@ -1,9 +1,8 @@
 """Physics-informed networks: an equation to satisfy and a noisy initial condition.
 
-A batch has two kinds of examples. The *residual* points are drawn afresh at every step; the
-measurements of the *initial* condition are few, noisy and come back again and again. Each kind
-has its own loss of one example, its own mean and its own noise, and only the measurements make a
-finite data set.
+A batch has two kinds of examples. The *residual* points are drawn afresh at every step. The
+measurements of the *initial* condition are few and noisy, and come back again and again. Each kind
+has a loss of one example, a mean and a noise. Only the measurements are a finite data set.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ class Pinn:
     """Advection, u_t + beta u_x = 0, or Burgers, u_t + u u_x = nu u_xx, from noisy u(x, 0)."""
 
     equation: Equation = "advection"
-    """Equation, for x in [-pi, pi] and t in [0, 1], periodic, starting at -sin x."""
+    """Equation; the solution is periodic in x, in [-pi, pi], and starts at -sin x at t = 0."""
     beta: float = 5.0
     """Speed of the advection."""
     viscosity: float = 0.05
@@ -36,16 +35,16 @@ class Pinn:
     noise: float = 0.5
     """Standard deviation of the noise of the measurements of u(x, 0)."""
     measurements: int = 256
-    """Number of measurements, at places drawn uniformly."""
+    """Number of measurements; their places are drawn uniformly."""
     initial_weight: float = 10.0
-    """Weight of the measurements' loss beside those of the equation and of periodicity."""
+    """Weight of the loss of the measurements; the equation and periodicity have weight 1."""
     width: int = 64
     """Number of units in each hidden layer."""
     depth: int = 4
     """Number of hidden layers."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be learned from."""
+        """Refuse settings that cannot be learned with."""
         equations = get_args(Equation)
         require(
             self,
@@ -82,7 +81,7 @@ class Pinn:
         return self.make_from(self.data(seed), seed)
 
     def make_from(self, measurements: tuple[np.ndarray, np.ndarray], seed: int) -> Task:
-        """The task with measurements of one's own.
+        """The task with given measurements.
 
         Args:
             measurements: places and values, as :meth:`data` returns them.
@@ -145,12 +144,12 @@ class Pinn:
 
 
 def advection(x: Float[np.ndarray, " n"], t: Float[np.ndarray, " n"], beta: float) -> np.ndarray:
-    """The wave that starts as -sin x, after time t."""
+    """The wave at time t that starts as -sin x."""
     return -np.sin(x - beta * t)
 
 
 def burgers(x: Float[np.ndarray, " n"], t: Float[np.ndarray, " n"], nu: float) -> np.ndarray:
-    r"""The solution of Burgers' equation that starts as -sin x, by Cole and Hopf's transformation.
+    r"""The solution of Burgers' equation from -sin x, by the Cole-Hopf transformation.
 
     .. math::
 

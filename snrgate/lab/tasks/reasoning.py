@@ -1,4 +1,4 @@
-"""Arithmetic in several steps, each worked out from the one before."""
+"""Arithmetic in several steps, where each result follows from the one before."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ _OPERATIONS = 3  # plus, minus, times
 
 @dataclasses.dataclass(frozen=True)
 class Reasoning:
-    """A digit, then operations on it; the model writes every intermediate result, mod 10."""
+    """Operations on a digit, mod 10; the model writes every intermediate result."""
 
     steps: int = 6
     """Number of operations in an example."""
@@ -32,7 +32,7 @@ class Reasoning:
     """Number of attention heads."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Refuse settings that cannot be built."""
         require(
             self,
             steps=(self.steps >= 1, "at least 1"),
@@ -40,14 +40,14 @@ class Reasoning:
         )
 
     def make(self, seed: int) -> Task:
-        """The task; examples are drawn afresh at every step.
+        """The task. Its examples are drawn afresh at every step.
 
         Args:
             seed: of the initial weights and the held-out examples.
 
         Returns:
-            A task measured by ``accuracy``: all results of an example right, when each is
-            worked out from the model's own result before.
+            A task measured by ``accuracy``: the share of examples in which all results are right.
+            The model works out each result from the result that it wrote before.
         """
         model = Transformer(
             _BASE + _OPERATIONS + 1,
@@ -85,7 +85,7 @@ class Reasoning:
 
 
 def _sample(key: Array, number: int, steps: int) -> Array:
-    """``x op a op b ... = r = r ...``: the question, then each result behind an equals sign."""
+    """``x op a op b ... = r = r ...``: a question, then each result after an equals sign."""
     keys = jax.random.split(key, 3)
     start = jax.random.randint(keys[0], (number,), 0, _BASE)
     operations = jax.random.randint(keys[1], (number, steps), 0, _OPERATIONS)

@@ -1,4 +1,4 @@
-"""A real table: how far diabetes has gone a year on, from ten measurements."""
+"""A real table: predict the progress of diabetes after a year from ten measurements."""
 
 import dataclasses
 
@@ -25,14 +25,15 @@ class Table:
     """Number of hidden layers."""
 
     def data(self, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        """What is learned from, and what is held out.
+        """The training data and the held-out data.
 
         Args:
             seed: of the split.
 
         Returns:
-            Inputs (330, 10) and targets (330,) of the training, then inputs (112, 10) and
-            targets (112,) held out; standardised by the mean and deviation of the training.
+            The training data, inputs (330, 10) and targets (330,), and the held-out data, inputs
+            (112, 10) and targets (112,). Both are standardised by the mean and deviation of the
+            training data.
         """
         inputs, targets = (np.asarray(x) for x in load_diabetes(return_X_y=True))
         rng = np.random.default_rng(seed)
@@ -48,8 +49,8 @@ class Table:
             seed: of the split and the initial weights.
 
         Returns:
-            A task measured by ``error``, the held-out mean squared error in units of the
-            variance of the target: 1 is what its mean alone comes to.
+            A task measured by ``error``: the held-out mean squared error, in units of the
+            variance of the target. The mean of the target alone has the error 1.
         """
         train, (test_inputs, test_targets) = self.data(seed)
         model = MLP((10, *[self.width] * self.depth, 1), nnx.relu, rngs=nnx.Rngs(params=seed))

@@ -1,4 +1,4 @@
-"""What there is to learn: groups of examples, the loss of one example, a measure of success."""
+"""A learning problem: groups of examples, the loss of one example, a measure of success."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ class Group(NamedTuple):
     Attributes:
         loss: ``(params, example) -> scalar``.
         sample: ``(key, number) -> examples``, independent draws with a leading axis.
-        dataset_size: how many different examples there are, ``None`` where every draw is new.
+        dataset_size: number of different examples, ``None`` where every draw is new.
     """
 
     loss: Callable[[PyTree, PyTree], Array]
@@ -33,10 +33,10 @@ class Task(NamedTuple):
 
     Attributes:
         params: initial parameters.
-        groups: what a batch is made of; one group but for physics-informed networks.
-        evaluate: ``params -> {name: scalar}``, on what training never sees.
-        metric: the name among them that counts.
-        higher_is_better: which way the metric is good.
+        groups: groups of examples in a batch; physics-informed networks have several.
+        evaluate: ``params -> {name: scalar}``, on data that training never sees.
+        metric: name of the scalar that counts.
+        higher_is_better: whether a higher metric is better.
     """
 
     params: PyTree
@@ -85,7 +85,7 @@ def from_arrays(
     higher_is_better: bool,
     repeats: bool = True,
 ) -> Task:
-    """Supervised learning of one data set.
+    """The task of supervised learning on one data set.
 
     Args:
         params: initial parameters.
@@ -110,11 +110,11 @@ def require(settings: object, **conditions: tuple[bool, str]) -> None:
     """Refuse settings that cannot be used.
 
     Args:
-        settings: whose fields they are.
-        **conditions: by field, whether it will do and what it may be.
+        settings: settings that have the fields.
+        **conditions: for each field, whether its value is good, and which values are good.
 
     Raises:
-        InputError: naming the first field that will not do.
+        InputError: a value is not good; the error names the first such field.
     """
     for name, (holds, what) in conditions.items():
         value = getattr(settings, name)

@@ -1,4 +1,4 @@
-"""Checkpoints: orbax behind three functions, with a checksum."""
+"""Checkpoints with a checksum, written and read by orbax."""
 
 import contextlib
 import logging
@@ -23,7 +23,7 @@ _PATIENCE = 60  # seconds for the processes to agree that a checkpoint is writte
 
 
 class Checkpoints:
-    """The checkpoints of one run, by step; each appears whole or not at all."""
+    """The checkpoints of one run by step. Each appears whole or not at all."""
 
     def __init__(self, manager: ocp.CheckpointManager):
         self._manager = manager
@@ -31,11 +31,11 @@ class Checkpoints:
     def save(self, step: int, tree: PyTree) -> None:
         """Write a checkpoint, unless that step has one, and drop all but the last three.
 
-        It is written while the run goes on: what goes wrong is raised by the next call, or where
-        the checkpoints are closed.
+        It is written while the run goes on. An error is therefore raised by the next call, or
+        when the checkpoints are closed.
 
         Raises:
-            OSError: one could not be written; those there were are still good.
+            OSError: a checkpoint could not be written. The earlier ones are still good.
         """
         if step == self._manager.latest_step():
             return
@@ -49,11 +49,11 @@ class Checkpoints:
             )
 
     def restore(self, start: PyTree) -> PyTree:
-        """The last checkpoint that is whole; damaged ones after it are dropped with a warning.
+        """The last whole checkpoint. Damaged ones after it are dropped with a warning.
 
         Args:
-            start: a tree of the structure, shapes and dtypes that were saved; returned as it is
-                where nothing was.
+            start: a tree of the structure, shapes and dtypes that were saved. It is returned as
+                it is where nothing was saved.
 
         Raises:
             InputError: there are checkpoints, and none can be read.
@@ -76,7 +76,7 @@ class Checkpoints:
         return start
 
     def close(self) -> None:
-        """Wait until what is being written is on disk.
+        """Wait until the last checkpoint is on disk.
 
         Raises:
             OSError: it could not be written.
@@ -85,12 +85,12 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def _read(self, step: int, start: PyTree) -> PyTree | None:
-        """One checkpoint, ``None`` where it is damaged."""
+        """One checkpoint, or ``None`` where it is damaged."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, start)
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), sum=ocp.args.JsonRestore()
         )
-        # What comes of damage depends on the byte: orbax has no error of its own for it.
+        # A damaged byte may raise any error, because orbax has no error for damage.
         try:
             kept = self._manager.restore(step, args=args)
             whole = kept["sum"]["crc32"] == _checksum(kept["state"])
@@ -104,12 +104,12 @@ def open_checkpoints(folder: Path) -> Iterator[Checkpoints]:
     """Open, or start, the checkpoints in a folder.
 
     Args:
-        folder: made if it is missing.
+        folder: the folder, which is made if it is missing.
     """
     options = ocp.CheckpointManagerOptions(
         max_to_keep=_KEEP, async_options=ocp.options.AsyncOptions(timeout_secs=_PATIENCE)
     )
-    # What goes wrong in its threads orbax logs with a traceback each, and raises besides.
+    # Orbax logs every error of its threads with a traceback, and raises it too.
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -126,7 +126,7 @@ def open_checkpoints(folder: Path) -> Iterator[Checkpoints]:
 
 
 def _checksum(tree: PyTree) -> int:
-    """Of all numbers in a tree; the same on every process."""
+    """A checksum of all numbers in a tree, which is the same on every process."""
     value = 0
     for leaf in jax.tree.leaves(tree):
         value = zlib.crc32(jax.device_get(leaf).tobytes(), value)
@@ -135,11 +135,11 @@ def _checksum(tree: PyTree) -> int:
 
 @contextlib.contextmanager
 def _system_errors() -> Iterator[None]:
-    """Raise the system's error where the storage layer has wrapped it into one of its own."""
+    """Raise the error of the system where the storage layer has wrapped it into another."""
     try:
         yield
     except (ValueError, jax.errors.JaxRuntimeError) as error:
-        said = "".join(traceback.format_exception(error))  # and what it came of
+        said = "".join(traceback.format_exception(error))  # with the errors that caused it
         code = re.search(r"os_error_code='(\d+)'", said)
         if code is None and "Barrier timed out" in said:
             raise OSError("another process did not write its part of a checkpoint") from error

@@ -1,6 +1,6 @@
-"""Configs: the settings of each task in a commented file, and a user's own on top of them.
+"""Configs: a commented file of settings for each task, and a user's file on top of it.
 
-The files are TOML, so no config is a program, whoever wrote it.
+The files are TOML, so a config is never a program, whoever wrote it.
 """
 
 import importlib
@@ -20,11 +20,11 @@ __all__ = ["denoise_config", "optimizer_names", "task_names", "training_config"]
 Settings = TypeVar("Settings")
 
 _LABORATORY = Path(__file__).parents[1]
-_PHOTO = "denoise"  # the config of a command of its own
+_PHOTO = "denoise"  # the config of the command, not of a task
 
 
 def _folder() -> Path:
-    """Inside the package where it is installed, beside it in a clone of the repository."""
+    """The folder of the configs: inside an installed package, beside it in a clone."""
     inside = _LABORATORY / "configs"
     return inside if inside.is_dir() else _LABORATORY.parents[1] / "configs"
 
@@ -63,7 +63,7 @@ def training_config(task: str, optimizer: str, own: Path | None = None) -> Train
     Args:
         task: the name of the config.
         optimizer: the name of one of its optimizers.
-        own: a TOML file of settings on top of the config: a changed copy of it, or a part.
+        own: a TOML file of settings on top of the config, a changed copy of it or of a part.
 
     Raises:
         InputError: there is no such task, optimizer or setting, or a setting has a value that
@@ -73,7 +73,7 @@ def training_config(task: str, optimizer: str, own: Path | None = None) -> Train
     try:
         if own is not None:
             values = _merged(values, _read(own))
-            # A mistake in the section of another optimizer is not passed over either.
+            # Check the section of every optimizer, so that no mistake is passed over.
             for name in _sections(values):
                 _training(task, name, values)
         if optimizer not in (names := _sections(values)):
@@ -101,7 +101,7 @@ def denoise_config(own: Path | None = None) -> Denoise:
 
 
 def _values(task: str) -> dict[str, Any]:
-    # One of the files that are there, never one that .. leads to.
+    # Only a known name is read, so that .. cannot lead to another file.
     if task not in task_names():
         raise InputError(f"there is no task {task}; give one of {', '.join(task_names())}")
     return _read(_folder() / f"{task}.toml")
@@ -132,9 +132,9 @@ def _sections(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _training(task: str, optimizer: str, values: Mapping[str, Any]) -> Training:
-    """The settings of one of the optimizers.
+    """The settings of a task with one of its optimizers.
 
-    The settings of a task are the class in ``tasks`` of the same name as the module.
+    The class of the settings of a task has the same name as its module in ``tasks``.
     """
     if "optimizer" in values:
         raise ValueError("there is no setting optimizer; name its settings optimizers.NAME.SETTING")
@@ -151,7 +151,7 @@ def _training(task: str, optimizer: str, values: Mapping[str, Any]) -> Training:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Tables within tables by the names that the settings have on the command line."""
+    """The settings in nested tables, by their names on the command line."""
     named = {}
     for name, value in values.items():
         if isinstance(value, dict):

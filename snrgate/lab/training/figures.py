@@ -20,7 +20,7 @@ def to_png(figure: Figure) -> bytes:
 
 
 def curves(groups: Mapping[str, Sequence[Result]]) -> Figure:
-    """The metric over the steps, every seed a line.
+    """The metric over the steps, with a line for every seed.
 
     Args:
         groups: the results of each name, one for each seed.

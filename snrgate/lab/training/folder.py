@@ -25,7 +25,7 @@ def stored_settings(path: Path, like: Settings) -> Settings:
 
     Args:
         path: folder of the run.
-        like: settings of the same kind, frozen dataclasses all the way down.
+        like: settings of the same kind: a frozen dataclass, or several nested ones.
 
     Raises:
         InputError: there is no run in the folder, or one of another kind.
@@ -65,8 +65,8 @@ class RunFolder:
             fingerprint: a checksum of the data.
 
         Raises:
-            InputError: the folder holds something already.
-            OSError: it cannot be written.
+            InputError: the folder is not empty.
+            OSError: the folder cannot be written.
         """
         if (self.path / _SETTINGS).exists():
             raise InputError(
@@ -85,7 +85,7 @@ class RunFolder:
         )
 
     def reopen(self, settings: Any, fingerprint: int, free: Collection[str] = ()) -> None:
-        """Make sure that the run in the folder is the one that is meant.
+        """Check that the run in the folder is the one that is to be resumed.
 
         Args:
             settings: frozen dataclass.
@@ -121,15 +121,15 @@ class RunFolder:
             )
 
     def append(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows to the metrics, one JSON object a line."""
+        """Add rows to the metrics, each as a line of JSON."""
         with (self.path / _METRICS).open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The metrics so far; a last line that was cut off does not count.
+        """The metrics so far. A last line that was cut off does not count.
 
         Raises:
-            InputError: something else has been written there.
+            InputError: the file holds something else.
         """
         path = self.path / _METRICS
         try:
@@ -140,10 +140,10 @@ class RunFolder:
             raise InputError(f"{path} is damaged; start another run with another --out") from error
 
     def truncate(self, step: int) -> None:
-        """Forget the metrics after a step, which a resumed run is going to write again.
+        """Drop the metrics after a step, because a resumed run will write them again.
 
         Raises:
-            InputError: those up to the step are not there.
+            InputError: the metrics do not reach the step.
         """
         kept = [row for row in self.rows() if row["step"] <= step]
         if step > 0 and (not kept or kept[-1]["step"] != step):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop at the next good moment."""
+"""Ctrl-C and SIGTERM, held back until the run can stop safely."""
 
 import contextlib
 import signal
@@ -13,7 +13,7 @@ class Stopped(Exception):
 
     Args:
         number: of the signal.
-        message: what became of the run and how to go on.
+        message: the state of the run, and how to go on.
     """
 
     def __init__(self, number: int, message: str):
@@ -23,15 +23,15 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], int | None]]:
-    """Hold back the first SIGINT or SIGTERM; a second one has its usual effect.
+    """Hold back the first SIGINT or SIGTERM. A second one has its usual effect.
 
-    A signal that is ignored, as a shell has it for what runs in the background, stays so.
+    A signal that is ignored stays ignored. A shell may do so for a process in the background.
 
     Yields:
-        A function that returns the number of the signal that came, or ``None``.
+        A function that returns the number of the signal that was held back, or ``None``.
     """
     came: list[int] = []
-    # A handler that was not set from Python reads as None and cannot be set back.
+    # getsignal returns None for a handler that Python did not set, and that cannot be set again.
     usual = {
         number: signal.getsignal(number) or signal.SIG_DFL
         for number in (signal.SIGINT, signal.SIGTERM)

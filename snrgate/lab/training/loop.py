@@ -1,4 +1,4 @@
-"""Training steps compiled in stretches: the same loop for any optimizer."""
+"""Training steps, compiled in stretches: one loop for all optimizers."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,14 +30,14 @@ Gradients = Callable[[PyTree, Batches], tuple[Array, PyTree, dict[str, Any]]]
 
 
 class TrainState(NamedTuple):
-    """What one optimizer has made of the parameters so far.
+    """The state of one training.
 
     Attributes:
-        step: batches seen.
+        step: number of batches seen.
         params: parameters.
-        opt_state: of the optimizer, with its noise.
-        skipped: batches left out because their loss or gradient was no finite number.
-        in_a_row: how many of them came last, one after the other.
+        opt_state: state of the optimizer, with its noise.
+        skipped: number of batches left out because their loss or gradient was not finite.
+        in_a_row: number of batches left out since the last one that was not.
     """
 
     step: Int[Array, ""]
@@ -82,12 +82,12 @@ def mean_gradient(groups: Sequence[Group]) -> Gradients:
 def exact_moments(
     groups: Sequence[Group], sizes: Sequence[int | None], block: str, b1: float
 ) -> Gradients:
-    """The same gradient with the noise of the batch's own examples, for the gate.
+    """The same gradient, with the noise that the examples of the batch show, for the gate.
 
     Args:
         groups: what a batch is made of.
         sizes: the number of different examples in each group, ``None`` for fresh draws.
-        block: as the gate's.
+        block: the block of the gate.
         b1: decay of the momentum.
     """
     functions = [value_and_moments(group.loss, block=block) for group in groups]
@@ -96,7 +96,7 @@ def exact_moments(
         values, moments = zip(
             *(f(params, batch) for f, batch in zip(functions, batches, strict=True)), strict=True
         )
-        # One group's size is the gate's own affair.
+        # With one group the gate itself knows the size of its data set.
         total = moments[0] if len(groups) == 1 else add_groups(moments, sizes, b1=b1)
         return jnp.sum(jnp.stack(values)), total.mean, total.extra_args()
 
@@ -120,39 +120,44 @@ def make_stretch(
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Compile some steps of training into one call.
 
-    The batch of a step depends on the seed and on the number of the step alone: every optimizer
-    sees the same ones, and a resumed run the ones that are still due. A batch whose loss or
-    gradient is not finite leaves parameters and optimizer as they are, and is counted.
+    The batch of a step depends only on the seed and on the number of the step. Every optimizer
+    therefore sees the same batches, and a resumed run sees the batches that are still due. A
+    batch whose loss or gradient is not finite is counted, and changes neither the parameters nor
+    the optimizer.
 
     Args:
         gradients: :func:`mean_gradient` or :func:`exact_moments` of the groups.
         tx: the optimizer.
         groups: what a batch is made of.
-        batch_size: examples a step, of each group.
-        seed: of the batches.
-        mesh: devices to split every batch over, along its only axis; the state is on all of them.
+        batch_size: number of examples of each group in a step.
+        seed: seed of the batches.
+        mesh: devices over which every batch is split, along the only axis of the mesh. The state
+            is on all of them.
 
     Returns:
-        ``(state, length=steps) -> (state, metrics)``; ``metrics`` are means over the batches of
-        the stretch that were not skipped, no number where all were: ``loss``, and
-        ``gate_fraction`` where the optimizer has a gate.
+        ``(state, length=steps) -> (state, metrics)``. The metrics are ``loss``, and
+        ``gate_fraction`` where the optimizer has a gate. Each is a mean over the batches of the
+        stretch that were not skipped, and NaN where all of them were.
     """
     tx = optax.with_extra_args_support(tx)
     stream = jax.random.key(seed)
 
     def step(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
+        # Draw the batch of this step, a part on each device.
         key = jax.random.fold_in(stream, state.step)
         keys = [key] if len(groups) == 1 else jax.random.split(key, len(groups))
         batches = tuple(g.sample(k, batch_size) for g, k in zip(groups, keys, strict=True))
         if mesh is not None:
             split = jax.NamedSharding(mesh, jax.P(*mesh.axis_names))
             batches = jax.lax.with_sharding_constraint(batches, split)
+        # Take the step, and measure it.
         value, grads, extra_args = gradients(state.params, batches)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra_args)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value}
         if (fraction := optax.tree.get(opt_state, "gate_fraction")) is not None:
             metrics["gate_fraction"] = fraction
+        # Undo the step where it is not finite, so that one bad batch does not end the run.
         finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((value, grads))]
         ok = jnp.all(jnp.stack(finite))
         taken = jax.tree.map(

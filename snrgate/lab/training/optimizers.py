@@ -1,4 +1,4 @@
-"""Optimizers as settings: what a config names and the trainer builds."""
+"""Settings of optimizers, which a config names and the trainer builds."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ __all__ = ["OPTIMIZERS", "AdamW", "Algorithm1", "Built", "Gated", "Optimizer"]
 
 
 class Built(NamedTuple):
-    """An optimizer, and the gradients that it wants."""
+    """An optimizer, and the function that computes the gradients for it."""
 
     tx: optax.GradientTransformation
     gradients: Gradients
@@ -23,7 +23,7 @@ class Built(NamedTuple):
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """What a run needs of an optimizer's settings, a frozen dataclass."""
+    """The settings of an optimizer, as a run needs them: a frozen dataclass."""
 
     def build(self, task: Task) -> Built:
         """The optimizer for a task."""
@@ -32,7 +32,7 @@ class Optimizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-    """optax's AdamW."""
+    """AdamW of optax."""
 
     learning_rate: float = 1e-3
     """Learning rate of every step after the warm-up."""
@@ -43,7 +43,7 @@ class AdamW:
     b2: float = 0.999
     """Decay of the second moment."""
     learning_rate_warmup: int = 10
-    """Number of first steps, in which the learning rate rises linearly."""
+    """Number of first steps in which the learning rate rises linearly."""
 
     def rate(self) -> optax.Schedule:
         """The learning rate by step."""
@@ -63,26 +63,26 @@ class Gated(AdamW):
     gate: Gate = "soft"
     """Rule by which the gate opens."""
     block: Block = "unit"
-    """Parameters that share one gate: those of an output unit, each by itself, or a tensor's."""
+    """Parameters that share a gate: those of an output unit, only one, or a whole tensor."""
     noise: Noise = "exact"
-    """Source of the noise: the batch's own examples, or how gradients differ between steps."""
+    """Source of the noise: the examples of the batch, or the differences between steps."""
     noise_decay: float = 0.99
     """Decay of the running noise."""
     signal_decay: float | None = None
-    """Decay of the running squared signal; by default that of the gate."""
+    """Decay of the running squared signal; by default the default of the gate."""
     fitted: float = 0.2
-    """Share of the data set's own noise that may be fitted."""
+    """Share of the noise of the data set that may be fitted."""
     z: float = 1.0
     """Threshold, in standard deviations of what pure noise does."""
     alpha: float | None = None
-    """Threshold on signal / noise itself, in place of ``z``."""
+    """Threshold on signal / noise, in place of ``z``."""
     gate_weight_decay: bool = True
     """Whether the gate multiplies the weight decay too."""
     finite: bool = True
-    """Whether the gate is told how many examples there are; it is told nothing otherwise."""
+    """Whether the gate is told how many examples there are."""
 
     def threshold(self, task: Task) -> float | None:
-        """The threshold on signal / noise for a task; ``None`` where it is ``z``."""
+        """The threshold on signal / noise for a task, or ``None`` where ``z`` sets it."""
         return self.alpha
 
     def gate_settings(self, task: Task) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Gated(AdamW):
         }
 
     def moments(self, task: Task) -> Gradients:
-        """The mean gradient of a task with its noise."""
+        """The function that computes the mean gradient of a task with its noise."""
         return exact_moments(task.groups, self.sizes(task), self.block, self.b1)
 
     def build(self, task: Task) -> Built:
@@ -117,11 +117,11 @@ class Gated(AdamW):
         return Built(tx, self.moments(task))
 
     def sizes(self, task: Task) -> list[int | None]:
-        """Of the data set of each group, as far as the gate knows; ``None`` where all is new."""
+        """The size of the data set of each group; ``None`` where the gate is told none."""
         return [group.dataset_size if self.finite else None for group in task.groups]
 
     def _told(self, task: Task) -> float | None:
-        """The size that the gate is told; with several groups the sizes are in the noise."""
+        """The size that the gate is told. With several groups the sizes are in the noise."""
         if not self.finite:
             return None
         sizes = self.sizes(task)
@@ -130,13 +130,16 @@ class Gated(AdamW):
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm1(Gated):
-    """The paper's Algorithm 1: a gate for every parameter, its noise from batch to batch."""
+    """The paper's Algorithm 1: a gate for every parameter, with streaming noise."""
 
     block: Block = "parameter"
+    """Parameters that share a gate; here every parameter has one."""
     noise: Noise = "streaming"
+    """Source of the noise; here the differences between steps."""
     alpha: float | None = 1.0
-    """Threshold on signal / noise: 1 for fresh batches."""
+    """Threshold on signal / noise; 1 is the paper's for fresh batches."""
     gate_weight_decay: bool = False
+    """Whether the gate multiplies the weight decay too; here it does not."""
 
 
 OPTIMIZERS: dict[str, type[AdamW]] = {"gated": Gated, "adamw": AdamW, "algorithm_1": Algorithm1}

@@ -1,4 +1,4 @@
-"""A progress bar for a person who watches; nothing for a file."""
+"""A progress bar, shown only where the output is a terminal."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,11 +14,11 @@ def progress_bar(total: int, done: int) -> Iterator[Callable[[int, str], None]]:
     """Show how far a run has come, where standard output is a terminal.
 
     Args:
-        total: steps of the run.
-        done: steps that it has behind it.
+        total: number of steps of the run.
+        done: number of steps that are done already.
 
     Yields:
-        A function that is told the step reached and what to say about it.
+        A function that takes the step reached and the text to show beside it.
     """
     console = Console()
     columns = (

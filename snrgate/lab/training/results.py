@@ -22,12 +22,12 @@ Result = dict[str, Any]
 
 
 class Key(NamedTuple):
-    """What tells one run of a file from the others.
+    """The key of one run in a file.
 
     Attributes:
-        part: what the run is for, as "tuning" or "runs".
-        name: the contender, with its settings where several are tried.
-        seed: the seed of the run.
+        part: purpose of the run, as "tuning" or "runs".
+        name: name of the contender, with its settings where several are tried.
+        seed: seed of the run.
     """
 
     part: str
@@ -39,7 +39,7 @@ class Results:
     """The results in a file.
 
     Args:
-        path: the file, ``.jsonl``; it need not be there.
+        path: the file, ``.jsonl``, which need not exist.
     """
 
     def __init__(self, path: Path):
@@ -69,7 +69,7 @@ class Results:
         return found
 
     def update(self, changes: Mapping[Key, Result | None]) -> None:
-        """Add results, or replace those of the same keys.
+        """Add results, or replace those that have the same keys.
 
         Args:
             changes: the new results; ``None`` removes the old one.
@@ -91,7 +91,10 @@ class Results:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes in the folder; the system ends the lock of a dead one."""
+    """Wait until no other process writes in the folder.
+
+    The system ends the lock of a process that is dead.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

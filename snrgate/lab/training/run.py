@@ -1,4 +1,4 @@
-"""A run in a folder: one training or several side by side, which an interruption does not lose."""
+"""A run in a folder: one training, or several side by side, that survive an interruption."""
 
 import math
 import shlex
@@ -27,29 +27,29 @@ __all__ = ["Best", "Learner", "Run", "run", "together"]
 
 
 class Best(NamedTuple):
-    """The parameters at the best evaluation so far: what an oracle would have stopped at."""
+    """The parameters at the best evaluation so far, where an oracle would have stopped."""
 
     value: Float[Array, ""]
     params: PyTree
 
 
 class Learner(NamedTuple):
-    """The progress of one training; ``best`` is ``None`` where nobody asks for it."""
+    """The progress of one training; ``best`` is ``None`` where it is not kept."""
 
     state: TrainState
     best: Best | None
 
 
 class Run(NamedTuple):
-    """What is trained, side by side, and where it is kept.
+    """The trainings of a run, side by side, and the folder that keeps them.
 
     Attributes:
-        trainings: the settings by name, all with the same steps and evaluations.
-        tasks: what each training learns, by the same names.
-        settings: what the user has set, a frozen dataclass; a resumed run must have the same.
-        out: the folder, which all processes must see.
-        command: how the run was called, for what to say after an interruption.
-        label: the column of the metrics that names the training; ``None`` for a single one.
+        trainings: settings by name, all with the same steps and evaluations.
+        tasks: task of each training, by the same names.
+        settings: settings of the user, a frozen dataclass. A resumed run must have the same.
+        out: folder of the run, which all processes must see.
+        command: command of the run, which the message after an interruption repeats.
+        label: column of the metrics that names the training, or ``None`` for a single one.
         keeps_best: whether the parameters of the best evaluation are kept as well.
     """
 
@@ -78,21 +78,22 @@ class Run(NamedTuple):
 def run(
     what: Run, finish: Callable[[RunFolder, dict[str, Learner]], str], *, resume: bool = False
 ) -> None:
-    """Train, leaving everything in a folder, and say what came of it on standard output.
+    """Train, keep everything in a folder, and print the result.
 
     The folder gets ``config.json``, ``metrics.jsonl``, ``checkpoints`` and what ``finish`` writes.
-    Of several processes the first writes it; all take part in a checkpoint.
+    The first of several processes writes it. All of them take part in a checkpoint.
 
     Args:
         what: the trainings and their folder.
-        finish: is called when training is over, writes the results and returns what to say.
-        resume: continue the run in that folder, to the same numbers as if it had not stopped;
-            on another number of devices up to rounding.
+        finish: function that is called after the training. It writes the results, and returns
+            the text to print.
+        resume: whether to continue the run in that folder. The numbers are the same as those of
+            an uninterrupted run, up to rounding on another number of devices.
 
     Raises:
-        InputError: something that was given cannot be used, the folder cannot be written, or a
-            loss is no longer a number.
-        Stopped: on SIGINT or SIGTERM, with the run saved.
+        InputError: a setting cannot be used, the folder cannot be written, or a loss is no
+            longer a number.
+        Stopped: SIGINT or SIGTERM came. The run is saved.
     """
     began = time.perf_counter()
     first = what.start()
@@ -126,6 +127,7 @@ def _train(
         open_checkpoints(folder.path / "checkpoints") as checkpoints,
         deferred_interrupts() as interrupted,
     ):
+        # Go on where the last checkpoint was, and drop the metrics after it.
         begun = learners = checkpoints.restore(first)
         before = max(int(learner.state.step) for learner in begun.values())
         if _leads():
@@ -133,10 +135,12 @@ def _train(
         ended = _ended(what, folder.rows())
         with progress_bar(shared.steps, before) as show:
             for step, learners, rows in together(what, begun, ended):
+                # Write the metrics of this evaluation, unless the run has diverged.
                 _refuse_divergence(what, learners, rows, again)
                 if _leads():
                     folder.append(list(rows.values()))
                 show(step, _in_short(what, rows))
+                # Save when a checkpoint is due, a signal came, or the run is over.
                 ended = ended | _ended(what, list(rows.values()))
                 ends = step == shared.steps or len(ended) == len(what.trainings)
                 due = step // shared.checkpoint_every > before // shared.checkpoint_every
@@ -157,10 +161,10 @@ def together(
     Args:
         what: the trainings and their tasks.
         learners: where each training is.
-        ended: the names of those that have got where they were to stop.
+        ended: the names of the trainings that have reached their goal.
 
     Yields:
-        The step, the learners, and the metrics of each training that is still going on.
+        The step, the learners, and the metrics of each training that still runs.
     """
     running = {
         name: fit(training, what.tasks[name], learners[name].state)
@@ -183,7 +187,7 @@ def together(
 
 
 def _better(task: Task, best: Best | None, state: TrainState, row: Metrics) -> Best | None:
-    """The better one of the best evaluation so far and the present one."""
+    """The better of two evaluations: the best one so far, and the present one."""
     if best is None:
         return None
     value = row[task.metric] * (1 if task.higher_is_better else -1)
@@ -191,7 +195,7 @@ def _better(task: Task, best: Best | None, state: TrainState, row: Metrics) -> B
 
 
 def _ended(what: Run, rows: list[Metrics]) -> frozenset[str]:
-    """The trainings that have got where they were to stop."""
+    """The names of the trainings that have reached their goal."""
     return frozenset(
         name
         for name, training in what.trainings.items()
@@ -202,7 +206,7 @@ def _ended(what: Run, rows: list[Metrics]) -> frozenset[str]:
 def _refuse_divergence(
     what: Run, learners: dict[str, Learner], rows: dict[str, Metrics], again: str
 ) -> None:
-    """Give up where no batch has a finite gradient any longer."""
+    """Give up where the batches have no finite gradient any longer."""
     for name, row in rows.items():
         in_a_row, last = int(learners[name].state.in_a_row), what.trainings[name].steps
         if in_a_row >= MOST_IN_A_ROW or (row["step"] == last and not math.isfinite(row["loss"])):
@@ -215,7 +219,7 @@ def _refuse_divergence(
 
 
 def _in_short(what: Run, rows: dict[str, Metrics]) -> str:
-    """The metrics that count, for the progress bar."""
+    """The most important metrics, for the progress bar."""
     said = []
     for name, row in rows.items():
         metric = what.tasks[name].metric
@@ -230,7 +234,7 @@ def _leads() -> bool:
 
 
 def _agreed(number: int | None) -> int | None:
-    """The signal that came to any of the processes: all of them stop, or none."""
+    """The signal that came to any of the processes, so that all of them stop, or none."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number or 0)).max()) or None

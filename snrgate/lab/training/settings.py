@@ -1,7 +1,7 @@
-"""Settings by flat names, as the command line has them: from frozen dataclasses and back.
+"""Frozen dataclasses as settings with flat names, as on the command line, and back.
 
-Settings inside others, a run's task and optimizer, are named by their kind besides, as two kinds
-may have the same settings.
+The task and the optimizer of a run are settings inside settings. Their kind is kept too, because
+two kinds may have the same settings.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ Settings = TypeVar("Settings")
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Every single setting by its name on the command line, and the kind of those inside others.
+    """Every setting by its name on the command line, and the kind of each inner dataclass.
 
     Example:
         >>> import dataclasses
@@ -41,12 +41,12 @@ def replaced(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """Settings with some of them replaced by what a JSON file holds.
 
     Args:
-        settings: frozen dataclasses all the way down.
-        values: by the names of :func:`flat`; a list stands for a tuple.
+        settings: a frozen dataclass, or several nested ones.
+        values: new values by the names of :func:`flat`. A list stands for a tuple.
 
     Raises:
-        ValueError: an unknown name, a value of another type than the setting has, or settings of
-            another kind.
+        ValueError: a name is unknown, a value has another type than the setting, or the settings
+            are of another kind.
 
     Example:
         >>> from snrgate.lab.training.optimizers import AdamW
@@ -96,7 +96,7 @@ def _fits(value: Any, kind: Any) -> bool:
             return any(_fits(value, argument) for argument in arguments)
         case origin if origin is tuple:
             return isinstance(value, tuple) and all(_fits(x, arguments[0]) for x in value)
-    # A whole number is a float; True is neither.
+    # An int is accepted as a float, and a bool is accepted as neither.
     wanted = (int, float) if kind is float else kind
     return isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
 

@@ -1,4 +1,4 @@
-"""Many runs, each measured once and kept as one line of a file."""
+"""Many runs. Each is measured once, and kept as one line of a file."""
 
 import json
 import math
@@ -22,9 +22,9 @@ def measure(settings: Training) -> Result:
         settings: of the run.
 
     Returns:
-        The settings, the metric that counts and whether more of it is better, the last row and
-        the best one, the metric at every evaluation, whether the loss ceased to be a number, and
-        the seconds it took.
+        The settings, the metric that counts and whether a higher one is better, the last row and
+        the best row, the metric at every evaluation, whether the run diverged, and the seconds
+        that it took.
     """
     began = time.perf_counter()
     task = settings.task.make(settings.seed)
@@ -37,16 +37,17 @@ def measure(settings: Training) -> Result:
 
 
 def as_result(task: Task, rows: list[Metrics]) -> Result:
-    """What a run came to.
+    """The result of a run from its metrics.
 
     Args:
-        task: what was learned.
+        task: the task of the run.
         rows: the metrics of all evaluations.
 
     Returns:
-        As :func:`measure`, without settings and seconds. A run that failed has the worst value.
+        The result of :func:`measure`, without settings and seconds. A run that failed has the
+        worst value.
     """
-    # No number where training failed: such a run is counted, not averaged.
+    # A failed run has values that are not finite. It is counted, and not averaged.
     finite = [row for row in rows if math.isfinite(row[task.metric])]
     diverged = len(finite) < len(rows) or not math.isfinite(rows[-1]["loss"])
     worst = -math.inf if task.higher_is_better else math.inf
@@ -68,10 +69,10 @@ def collect(
     """Measure the runs that have not been measured yet.
 
     Args:
-        runs: the settings of each run. A result that is there with other settings is measured
-            again.
+        runs: the settings of each run. A run is measured again where its stored result has other
+            settings.
         results: the file of the results.
-        say: is told a line for each new run.
+        say: function that gets a line of text for each new run.
 
     Returns:
         The results, in the order of the runs.
@@ -97,7 +98,7 @@ def recognised(result: Result | None, settings: Any) -> bool:
         result: of a run, or ``None`` where there is none.
         settings: of the run, a frozen dataclass.
     """
-    # The file holds the settings as JSON has them: a tuple is a list there.
+    # The file holds the settings as JSON, where a tuple is a list.
     return result is not None and result["settings"] == json.loads(json.dumps(flat(settings)))
 
 
@@ -105,8 +106,8 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
     """Median and range.
 
     Args:
-        values: of several runs.
-        digits: significant ones.
+        values: values of several runs.
+        digits: number of significant digits.
 
     Example:
         >>> from snrgate.lab.training.sweep import spread

@@ -24,15 +24,15 @@ __all__ = [
 ]
 
 Metrics = dict[str, Any]
-"""What is measured at one step: a line of the metrics."""
+"""The measurements at one step, a line of the metrics."""
 
 MOST_IN_A_ROW = 100
-"""Batches without a finite gradient after which a run is given up."""
+"""Number of batches in a row without a finite gradient after which a run is given up."""
 
 
 @runtime_checkable
 class TaskSettings(Protocol):
-    """What a run needs of a task's settings, a frozen dataclass."""
+    """The settings of a task, as a run needs them: a frozen dataclass."""
 
     def make(self, seed: int) -> Task:
         """The task, with the data, the noise and the initial weights of a seed."""
@@ -48,13 +48,13 @@ class Training(Generic[Learned, Learner]):
     """One optimizer on one task."""
 
     task: Learned
-    """The task that is learned."""
+    """Settings of the task that is learned."""
     optimizer: Learner
-    """The optimizer that learns it."""
+    """Settings of the optimizer that learns it."""
     steps: int
     """Number of training steps."""
     batch_size: int
-    """Number of examples in the batch of a step, of each kind of examples that the task has."""
+    """Number of examples in the batch of a step, for each kind of examples in the task."""
     eval_every: int = 100
     """Number of steps from one evaluation to the next."""
     seed: int = 0
@@ -62,9 +62,9 @@ class Training(Generic[Learned, Learner]):
     checkpoint_every: int = 1000
     """Number of steps from one checkpoint to the next, rounded up to an evaluation."""
     until: float | None = None
-    """Value of the task's metric at which training stops; None trains to the last step."""
+    """Value of the metric at which training stops; None trains to the last step."""
     devices: int = 1
-    """Number of devices that every batch is split over, those of all processes together."""
+    """Number of devices of all processes together, over which every batch is split."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be trained with."""
@@ -93,14 +93,14 @@ def fit(
 
     Args:
         settings: of the run.
-        task: what ``settings.task`` makes of its seed.
-        state: where to go on from, default the start.
+        task: the task of ``settings.task`` and the seed.
+        state: the state to go on from; by default the first one.
 
     Yields:
         The state and a row of metrics: ``step``, ``loss``, ``gate_fraction`` where there is a
-        gate, ``skipped`` where batches have been, and the task's own metrics. The run ends early
-        where :func:`reached` says so, and after :data:`MOST_IN_A_ROW` batches in a row without
-        a finite gradient, with a loss that is no number.
+        gate, ``skipped`` where batches were skipped, and the metrics of the task. The run ends
+        early where :func:`reached` says so. It also ends, with the loss NaN, after
+        :data:`MOST_IN_A_ROW` batches in a row without a finite gradient.
     """
     tx, gradients = settings.optimizer.build(task)
     mesh = _mesh(settings.devices)
@@ -115,7 +115,7 @@ def fit(
     state = start(settings, task) if state is None else state
     while (step := int(state.step)) < settings.steps:
         pause, metrics = settings.next_evaluation(step), {}
-        while (left := pause - step) > 0:  # in equal stretches: every length is compiled anew
+        while (left := pause - step) > 0:  # equal stretches, because every length is compiled anew
             length = min(settings.eval_every, left)
             state, metrics = stretch(state, length=length)
             step += length
@@ -139,7 +139,7 @@ def start(settings: Training, task: Task) -> TrainState:
 
 
 def _mesh(devices: int) -> jax.sharding.Mesh | None:
-    """The devices, in a row; ``None`` for one device."""
+    """The mesh of the devices in a row, or ``None`` for one device."""
     there = jax.device_count()
     if devices > there or (jax.process_count() > 1 and devices < there):
         raise InputError(
@@ -153,7 +153,7 @@ def _mesh(devices: int) -> jax.sharding.Mesh | None:
 
 
 def reached(settings: Training, task: Task, row: Metrics) -> bool:
-    """Whether a run has got where it was to stop."""
+    """Whether a run has reached the value of the metric at which it stops."""
     if settings.until is None:
         return False
     sign = 1 if task.higher_is_better else -1
@@ -161,6 +161,6 @@ def reached(settings: Training, task: Task, row: Metrics) -> bool:
 
 
 def summary(task: Task, rows: list[Metrics]) -> dict[str, Metrics]:
-    """The last row of a run, and the best one, which an oracle would have stopped at."""
+    """The last row of a run, and the best row, where an oracle would have stopped."""
     sign = 1 if task.higher_is_better else -1
     return {"last": rows[-1], "best": max(rows, key=lambda row: sign * row[task.metric])}
