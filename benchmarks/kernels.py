@@ -51,6 +51,19 @@ def _transposed(stride: int, size: int, channels: int, outputs: int) -> Case:
     return loss, _draw(4, 4, channels, outputs), _draw(32, size, size, channels)
 
 
+def _groups(groups: int, channels: int, outputs: int) -> Case:
+    """A convolution of so many groups, each of so many channels."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def loss(kernel: jax.Array, x: jax.Array) -> jax.Array:
+        out = jax.lax.conv_general_dilated(
+            x[None], kernel, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=groups
+        )
+        return jnp.sum(jnp.tanh(out) ** 2)
+
+    return loss, _draw(3, 3, channels, groups * outputs), _draw(32, 16, 16, groups * channels)
+
+
 def cases() -> dict[str, Case]:
     """The loss of one example, its parameters and a batch, by name."""
     n = WIDTH
@@ -74,6 +87,9 @@ def cases() -> dict[str, Case]:
         "`(v + v.T) / 2`": _layers(lambda p: (p["v"] + p["v"].T) / 2, v=square),
         "transposed convolution, stride 4, 32 to 3": _transposed(4, 7, 32, 3),
         "transposed convolution, stride 4, 32 to 1": _transposed(4, 7, 32, 1),
+        "depthwise convolution, 64 channels": _groups(64, 1, 1),
+        "depthwise convolution, 32 channels to 64": _groups(32, 1, 2),
+        "convolution of 8 groups, 64 channels": _groups(8, 8, 8),
     }
 
 

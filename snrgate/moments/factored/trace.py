@@ -13,6 +13,7 @@ import numpy as np
 from jax.extend import core
 
 from snrgate.annotations import Array, PyTree
+from snrgate.moments.factored.places import gradient_of_groups
 
 __all__ = [
     "Atom",
@@ -259,6 +260,10 @@ def _barrier(arguments: tuple[Atom, ...], equations: list[Equation]) -> tuple[At
 
 
 def _application(eqn: Any) -> Callable[..., Iterable[Any]]:
+    if eqn.params.get("batch_group_count", 1) > 1:
+        formed = gradient_of_groups(eqn.params, eqn.outvars[0].aval)
+        return lambda x, d: [formed(x, d)]
+
     def apply(*values: Any) -> Iterable[Any]:
         # Older versions of JAX return (functions, params), newer ones params.
         bound = eqn.primitive.get_bind_params(eqn.params)
