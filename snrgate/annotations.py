@@ -1,7 +1,7 @@
-"""Shape annotations: jaxtyping's where it is installed, plain names where it is not.
+"""Shape annotations: those of jaxtyping where it is installed, and plain names where it is not.
 
-jaxtyping documents the arrays and lets the tests enforce the shapes; the library itself
-needs only jax, optax and numpy.
+jaxtyping documents the arrays, and lets the tests check the shapes. The library itself needs only
+jax, optax and numpy.
 """
 
 from typing import Any

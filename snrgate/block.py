@@ -1,6 +1,6 @@
 """Blocks: which parameters pool their evidence into one gate.
 
-A block is described per parameter tensor by the axes that are summed; the sums keep those axes
+A block is described by the axes of a parameter tensor that are summed. The sums keep these axes
 with size 1, so that they broadcast against the parameter.
 """
 
@@ -20,18 +20,18 @@ _HEADS = ("query", "key", "value")
 
 
 def known_unit_axes(path: str, shape: tuple[int, ...]) -> Axes | None:
-    """The axes that feed one output unit, where the parameter's name tells them.
+    """The axes that feed one output unit, where the name of the parameter shows them.
 
-    Flax names its parameters so that a name and a number of axes tell the layout. Other
-    libraries do not: a ``weight`` may be (in, out) or (out, in).
+    In Flax the name of a parameter and its number of axes show the layout. In other libraries they
+    do not: a ``weight`` may be (in, out) or (out, in).
 
     Args:
         path: the parameter's place in the tree, keys joined by "/".
         shape: the parameter's shape.
 
     Returns:
-        The axes to pool over, ``()`` for vectors, biases and scalars, or ``None`` where the name
-        does not tell.
+        The axes to pool over. They are ``()`` for vectors, biases and scalars, and ``None`` where
+        the name does not show them.
 
     Example:
         >>> from snrgate.block import known_unit_axes
@@ -75,9 +75,9 @@ def block_axes(block: Block, path: str, shape: tuple[int, ...]) -> Axes:
     """The axes that a block spans in one parameter tensor.
 
     Args:
-        block: "parameter" (none), "unit" (everything that feeds one output unit, by the
-            parameter's name, :func:`known_unit_axes`; all axes but the last where the name does
-            not tell), "tensor" (all axes), or a function of the path and the shape.
+        block: "parameter" (no axes), "unit" (the axes of :func:`known_unit_axes`, or all but the
+            last where the name does not show them), "tensor" (all axes), or a function of the
+            path and the shape.
         path: the parameter's place in the tree, keys joined by "/".
         shape: the parameter's shape.
 

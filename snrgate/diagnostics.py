@@ -1,4 +1,4 @@
-"""What the gate sees: gate fractions, the gradient noise scale and the risk of a step."""
+"""Diagnostics: gate fractions, steps sat out, the gradient noise scale, the risk of a step."""
 
 from typing import NamedTuple
 
@@ -27,10 +27,10 @@ def gate_fraction_per_layer(state: optax.OptState, params: PyTree) -> dict[str, 
         params: the parameters it was initialised with (only their structure is used).
 
     Returns:
-        ``path -> fraction``, float32 scalars in [0, 1]; 1 for a tensor that is not gated.
+        ``path -> fraction``, float32 scalars in [0, 1]. A tensor that is not gated has 1.
 
     Raises:
-        ValueError: the state holds no gate, or that of another parameter tree.
+        ValueError: the state holds no gate, or the gate of another parameter tree.
 
     Example:
         >>> import jax.numpy as jnp
@@ -44,20 +44,20 @@ def gate_fraction_per_layer(state: optax.OptState, params: PyTree) -> dict[str, 
 
 
 def skipped_steps_per_layer(state: optax.OptState, params: PyTree) -> dict[str, Array]:
-    """How many steps each parameter tensor has sat out.
+    """Number of steps that each parameter tensor has sat out.
 
-    A tensor sits out a step where its gradient or its statistics are not finite, or where the
-    batch holds no example: nothing of it enters the running averages.
+    A tensor sits out a step where its gradient or its statistics are not finite, or where the batch
+    holds no example. Such a step does not enter the running averages of the tensor.
 
     Args:
         state: state of an optimizer with one gate in it.
         params: the parameters it was initialised with (only their structure is used).
 
     Returns:
-        ``path -> steps``, int32 scalars; 0 for a tensor that is not gated.
+        ``path -> steps``, int32 scalars. A tensor that is not gated has 0.
 
     Raises:
-        ValueError: the state holds no gate, or that of another parameter tree.
+        ValueError: the state holds no gate, or the gate of another parameter tree.
 
     Example:
         >>> import jax.numpy as jnp
@@ -97,13 +97,13 @@ def noise_scale(moments: Moments) -> Float[Array, ""]:
               \approx \frac{n \sum_k s_k}{\sum_k (\mu_k^2 - s_k)},
               \qquad s = \frac{\sigma^2}{n - 1}
 
-    numerator and denominator both unbiased.
+    The numerator and the denominator are both unbiased.
 
     Args:
         moments: moments of one batch, pooled or not.
 
     Returns:
-        The scale in examples; infinite where the batch shows no signal at all.
+        The scale in examples. It is infinite where the batch shows no signal at all.
 
     Example:
         >>> import jax.numpy as jnp
@@ -124,9 +124,9 @@ class RiskDecrease(NamedTuple):
     """First-order decrease of the loss by one preconditioned gradient step.
 
     Attributes:
-        training: of the loss on this batch, ``sum p * mu**2``; over-optimistic.
-        population: of the expected loss, ``sum p * (mu**2 - sigma2 / (b - 1))``; unbiased on
-            fresh examples.
+        training: decrease of the loss on this batch, ``sum p * mu**2``. It is too optimistic.
+        population: decrease of the expected loss, ``sum p * (mu**2 - sigma2 / (b - 1))``. It is
+            unbiased on fresh examples.
     """
 
     training: Float[Array, ""]
@@ -134,28 +134,29 @@ class RiskDecrease(NamedTuple):
 
 
 def risk_decrease(moments: Moments, preconditioner: PyTree | float = 1.0) -> RiskDecrease:
-    r"""How much a step lowers the training risk, and how much the population risk.
+    r"""Decrease of the training risk and of the population risk by a step.
 
     .. math::
 
         \Delta_{train} = \sum_k p_k\, \mu_k^2, \qquad
         \Delta_{pop} = \sum_k p_k \left(\mu_k^2 - \frac{\sigma_k^2}{b - 1}\right)
 
-    for the step :math:`-p_k \mu_k`. The second leaves out what each example does to itself: it is
-    the unbiased U-statistic of :math:`\sum p_k (E g_k)^2` when the examples are fresh and
-    :math:`p` does not depend on them.
+    for the step :math:`-p_k \mu_k`. The population decrease leaves out the effect of each example
+    on its own loss. It is the unbiased U-statistic of :math:`\sum p_k (E g_k)^2` when the examples
+    are fresh and :math:`p` does not depend on them.
 
     Args:
         moments: moments of one batch.
-        preconditioner: the step per unit of gradient: a scalar, or a tree like the parameters (for
-            Adam, ``learning_rate * (1 - b1) / (sqrt(v) + eps)`` is the part that this batch
-            decides). Against pooled moments it must be constant on each block, shape of the sums.
+        preconditioner: the step per unit of gradient, a scalar or a tree like the parameters. For
+            Adam it is ``learning_rate * (1 - b1) / (sqrt(v) + eps)``, the part of the step that
+            this batch decides. With pooled moments it must be constant on each block, and have
+            the shape of the sums.
 
     Returns:
         Both decreases, in units of the loss.
 
     Raises:
-        ValueError: a preconditioner that varies inside a pooled block.
+        ValueError: the preconditioner varies inside a pooled block.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,13 +1,13 @@
-r"""The gate: how much of an update to let through, from its signal and its noise.
+r"""The gate: the share of an update to let through, from its signal and its noise.
 
-Pure functions. ``signal_sq`` is the square of an estimate of the mean gradient and ``noise``
-the variance of one batch's mean gradient, ``sigma2 / (b - 1)``, both in units of gradient
+The functions are pure. ``signal_sq`` is the square of an estimate of the mean gradient. ``noise``
+is the variance of one batch's mean gradient, ``sigma2 / (b - 1)``. Both are in units of gradient
 squared and of one shape (or of shapes that broadcast on purpose, as a per-tensor noise does).
-Every gate is a function of their ratio alone: multiplying the loss by a constant changes
-nothing, there is no epsilon, and ``0 / 0`` (a parameter without gradient) is a shut gate.
+Every gate depends only on their ratio. Multiplying the loss by a constant therefore changes
+nothing, and there is no epsilon. A parameter without a gradient (``0 / 0``) has a shut gate.
 
 A *pooled* gate is the same function of sums over a block of parameters (:func:`pool`).
-Where to put the threshold follows from what pure noise does (:func:`null_level`).
+The threshold follows from the ratio that pure noise has (:func:`null_level`).
 """
 
 import math
@@ -111,7 +111,7 @@ def snr(
     noise: Float[ArrayLike, "*#shape"],
     softness: Scalar = 1.0,
 ) -> Float[Array, "*shape"]:
-    r"""The smooth gate: never quite shut, never quite open.
+    r"""The smooth gate, which is never quite shut and never quite open.
 
     .. math:: q = \frac{\mu^2}{\mu^2 + \lambda s}
 
@@ -150,14 +150,15 @@ def pool(x: Float[ArrayLike, "..."], axes: tuple[int, ...]) -> Float[Array, "...
 
     .. math:: T = \frac{\sum_k \mu_k^2}{\sum_k s_k}
 
-    is tested in place of :math:`\mu_k^2 / s_k`: pool both, then gate, then broadcast.
+    is tested in place of :math:`\mu_k^2 / s_k`. Pool both, compute the gate, and broadcast it.
 
     Args:
-        x: a squared signal, a noise or a sum of squared differences, shape of the parameter.
+        x: a squared signal, a noise or a sum of squared differences, in the shape of the
+            parameter.
         axes: the axes that one block spans; ``()`` leaves ``x`` as it is.
 
     Returns:
-        The sums, shape of ``x`` with size 1 on ``axes``.
+        The sums, in the shape of ``x`` with size 1 on ``axes``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -173,7 +174,7 @@ def momentum_variance(b1: Scalar, count: Scalar) -> Float[Array, ""]:
 
     .. math:: \kappa_t = \frac{1 - b_1}{1 + b_1} \cdot \frac{1 + b_1^t}{1 - b_1^t}
 
-    1 at the first step, :math:`(1 - b_1) / (1 + b_1)` in the long run.
+    It is 1 at the first step, and :math:`(1 - b_1) / (1 + b_1)` in the long run.
 
     Args:
         b1: decay of the momentum, in [0, 1).
@@ -198,7 +199,7 @@ def null_level(
     sample_size: Scalar | None = None,
     dataset_size: Scalar | None = None,
 ) -> Float[Array, ""]:
-    r"""What ``signal_sq / noise`` is on average where there is nothing to learn.
+    r"""Average of ``signal_sq / noise`` where there is nothing to learn.
 
     With :math:`\kappa_t` of :func:`momentum_variance` and the share :math:`f = b / n` of the data
     set that one batch shows (0 for fresh data), the averaged exact noise has the level
@@ -206,23 +207,23 @@ def null_level(
     .. math:: f + (1 - f)\,\kappa_t ,
 
     because the gradient of the whole finite data set is itself a noisy estimate of the
-    population's. The streaming noise :math:`(g_t - m_{t-1})^2` sees how batches differ, and in the
-    first steps, when the raw momentum is still small, a part of the gradient itself, so its level
-    is that divided by
+    population's gradient. The streaming noise :math:`(g_t - m_{t-1})^2` measures the differences
+    between batches. In the first steps the raw momentum is still small, and the streaming noise
+    also holds a part of the gradient itself. Its level is the level above divided by
 
-    .. math:: (1 - f)\,\big(1 + \kappa_\infty (1 - b_1^{2(t-1)})\big) + f\,b_1^{2(t-1)} ;
+    .. math:: (1 - f)\,\big(1 + \kappa_\infty (1 - b_1^{2(t-1)})\big) + f\,b_1^{2(t-1)} .
 
-    1 at the first step, and in the long run a level that tends to the paper's finite-data
-    :math:`b / (n - b)` as :math:`b_1 \to 1`. The noise of a single batch, against the mean of that
-    same batch, has the level 1.
+    This level is 1 at the first step. In the long run it tends to the paper's finite-data
+    :math:`b / (n - b)` as :math:`b_1 \to 1`. The noise of a single batch has the level 1 when it is
+    compared with the mean of the same batch.
 
     Args:
         noise: "exact", "streaming" or "instantaneous".
         b1: decay of the momentum whose square is the signal.
         count: the step, starting at 1.
         sample_size: examples in the batch, :math:`b`; needed with ``dataset_size``.
-        dataset_size: examples in the data set, :math:`n`; ``None`` or infinity where only what
-            differs from batch to batch is to count.
+        dataset_size: examples in the data set, :math:`n`; ``None`` or infinity where only the
+            differences between batches are to count.
 
     Returns:
         The level, a scalar: the threshold ``alpha`` of ``z = 1``.
@@ -242,7 +243,7 @@ def null_level(
     share = _batch_share(sample_size, dataset_size)
     level = share + (1 - share) * momentum_variance(b1, count)
     if noise == "streaming":
-        # Batches that are the whole data set do not differ: nothing can be said, the gate shuts.
+        # Batches that are the whole data set do not differ: the noise is unknown, the gate shuts.
         gone = jnp.power(jnp.asarray(b1, level.dtype), 2 * (count - 1))
         differ = 1 + (1 - b1) / (1 + b1) * (1 - gone)
         level = level / ((1 - share) * differ + share * gone)
@@ -255,22 +256,22 @@ def dataset_share(
     sample_size: Scalar | None = None,
     dataset_size: Scalar | None = None,
 ) -> Float[Array, ""]:
-    r"""How much of the null level is the data set's own: what no number of batches averages out.
+    r"""Share of the null level that belongs to the data set, and that batches do not average out.
 
     .. math:: \frac{f}{f + (1 - f)\,\kappa_t}
 
     with :math:`f` and :math:`\kappa_t` as in :func:`null_level`. The rest is the noise of single
-    batches, which a run averages over its steps and for which nothing need be held back.
+    batches. A run averages it over its steps, so nothing need be held back for it.
 
     Args:
         b1: decay of the momentum whose square is the signal.
         count: the step, starting at 1.
         sample_size: examples in the batch, :math:`b`; needed with ``dataset_size``.
-        dataset_size: examples in the data set, :math:`n`; ``None`` or infinity where only what
-            differs from batch to batch is to count.
+        dataset_size: examples in the data set, :math:`n`; ``None`` or infinity where only the
+            differences between batches are to count.
 
     Returns:
-        The share, a scalar: 0 for fresh data, 1 where every batch is the whole data set.
+        The share, a scalar. It is 0 for fresh data, and 1 where every batch is the whole data set.
 
     Raises:
         ValueError: ``dataset_size`` without ``sample_size``.
@@ -287,7 +288,7 @@ def dataset_share(
 
 
 def is_fresh(dataset_size: Scalar) -> bool:
-    """Whether no example is said to come back: a size that is infinite, and not traced."""
+    """Whether the size says that no example comes back: it is infinite, and not traced."""
     return not isinstance(dataset_size, jax.core.Tracer) and math.isinf(float(dataset_size))
 
 

@@ -1,4 +1,4 @@
-"""A picture as a function of the place: random Fourier features and a multilayer perceptron."""
+"""A picture as a function of the place, by random Fourier features and a perceptron."""
 
 import itertools
 
@@ -12,19 +12,19 @@ __all__ = ["CoordinateMLP", "Frozen"]
 
 
 class Frozen(nnx.Variable):
-    """A constant of the model: drawn once, never trained, no ``nnx.Param``."""
+    """A constant of the model. It is drawn once and never trained, and is no ``nnx.Param``."""
 
 
 class CoordinateMLP(nnx.Module):
     r"""Colours at places: an MLP on :math:`[\sin(\pi x B), \cos(\pi x B)]` with a random B.
 
     Args:
-        channels: outputs, 1 for grey and 3 for colour.
-        width: units of each hidden layer.
+        channels: number of outputs, 1 for grey and 3 for colour.
+        width: number of units in each hidden layer.
         depth: number of hidden layers.
-        frequencies: columns of B; twice as many features.
-        fourier_scale: standard deviation of the entries of B. The higher, the finer the detail
-            that is learned early, noise included.
+        frequencies: number of columns of B. There are twice as many features.
+        fourier_scale: standard deviation of the entries of B. A higher one learns finer detail
+            early, and noise with it.
         rngs: the stream ``params`` draws B and the kernels.
 
     Example:

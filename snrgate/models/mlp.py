@@ -1,4 +1,4 @@
-"""A multilayer perceptron: the network of the PINN and of the benchmarks."""
+"""A multilayer perceptron, the network of several tasks and of the benchmarks."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ class MLP(nnx.Module):
     """Dense layers with one nonlinearity between them.
 
     Args:
-        sizes: numbers of inputs, of the units of each hidden layer, and of outputs.
+        sizes: number of inputs, numbers of units in each hidden layer, and number of outputs.
         activation: the nonlinearity.
         rngs: the stream ``params`` draws the kernels.
 

@@ -1,4 +1,4 @@
-"""A picture as a function of the place, with sines all the way."""
+"""A picture as a function of the place, by layers of sines."""
 
 import itertools
 import math
@@ -17,10 +17,10 @@ class Siren(nnx.Module):
     r"""Colours at places: layers :math:`\sin(\omega_0 (W x + c))`, the last one linear.
 
     Args:
-        channels: outputs, 1 for grey and 3 for colour.
-        width: units of each hidden layer.
+        channels: number of outputs, 1 for grey and 3 for colour.
+        width: number of units in each hidden layer.
         depth: number of hidden layers.
-        omega: frequency of every layer; the higher, the finer the detail that is learned early.
+        omega: frequency of every layer. A higher one learns finer detail early.
         rngs: the stream ``params`` draws the kernels.
 
     Example:
@@ -31,7 +31,7 @@ class Siren(nnx.Module):
         >>> model(jnp.zeros((5, 2))).shape
         (5, 3)
 
-    Source: Sitzmann et al., arXiv 2006.09661; its initialisation too.
+    Source: Sitzmann et al., arXiv 2006.09661, for the initialisation too.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A decoder-only transformer, pre-norm: the network of modular division and of language."""
+"""A decoder-only transformer with pre-norm, the network of division, language and reasoning."""
 
 from collections.abc import Callable
 
@@ -54,12 +54,12 @@ class Transformer(nnx.Module):
 
     Args:
         vocabulary: number of tokens.
-        length: most positions in a sequence.
-        width: size of an embedding, four times as many units in the MLPs.
+        length: largest number of positions in a sequence.
+        width: size of an embedding. The MLPs have four times as many units.
         depth: number of blocks.
-        heads: attention heads; must divide ``width``.
-        activation: of the MLPs.
-        embedding_std: of the embeddings at the start.
+        heads: number of attention heads, which must divide ``width``.
+        activation: nonlinearity of the MLPs.
+        embedding_std: standard deviation of the initial embeddings.
         tied: whether the output layer is the embedding, transposed.
         rngs: the stream ``params`` draws the parameters.
 
@@ -105,7 +105,8 @@ class Transformer(nnx.Module):
 
         Args:
             tokens: indices below ``vocabulary``; at most ``length`` positions.
-            last: only those behind the last token, at a third less work with two blocks.
+            last: whether to return only the logits after the last token. With two blocks this
+                takes a third less work.
         """
         x = self.tokens(tokens) + self.positions(jnp.arange(tokens.shape[-1]))
         *early, final = self.blocks

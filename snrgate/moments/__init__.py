@@ -1,4 +1,4 @@
-"""Moments of per-example gradients: what they are, and how to get them from a loss."""
+"""Moments of per-example gradients, and the functions that compute them from a loss."""
 
 from snrgate.moments.factored import explain_moments as explain_moments
 from snrgate.moments.groups import add_groups as add_groups

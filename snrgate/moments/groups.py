@@ -1,4 +1,4 @@
-"""Batches made of several kinds of examples, each with a loss of its own."""
+"""Batches of several kinds of examples, each kind with a different loss."""
 
 import math
 from collections.abc import Sequence
@@ -23,11 +23,10 @@ def add_groups(
     r"""Moments of a loss that is a sum of means over different kinds of examples.
 
     A physics-informed loss is the mean over residual points plus the mean over measurements. Its
-    gradient is the sum of two means, and the variance of that sum the sum of the variances of
-    the means; nothing else about the two kinds need agree, not even how many there are. A kind
-    that is a finite data set has a higher threshold than fresh draws
-    (:func:`snrgate.gate.null_level`), which is put into its noise here, because one gate has
-    only one threshold:
+    gradient is the sum of two means. The variance of this sum is the sum of the variances of the
+    means. The kinds need not agree in anything else, not even in the number of examples. A finite
+    data set has a higher threshold than fresh draws (:func:`snrgate.gate.null_level`). Because one
+    gate has only one threshold, the higher threshold is put into the noise of that kind:
 
     .. math::
 
@@ -38,15 +37,15 @@ def add_groups(
 
     Args:
         groups: the moments of each kind, of the same parameters and blocks.
-        dataset_sizes: for each kind the number of different examples there are, ``None`` for
-            fresh draws. The gate gets ``dataset_size=math.inf``: the sizes are in the noise.
+        dataset_sizes: the number of different examples of each kind, ``None`` for fresh draws.
+            Give the gate ``dataset_size=math.inf``, because the sizes are in the noise.
         b1: decay of the momentum that the gate reads.
 
     Returns:
         Moments for one update; ``sample_size`` is that of the first group.
 
     Raises:
-        ValueError: no groups, or not one size for each.
+        ValueError: there are no groups, or there is not one size for each.
 
     Example:
         >>> import jax.numpy as jnp

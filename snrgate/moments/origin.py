@@ -1,9 +1,9 @@
-"""Which sums of squared differences belong to which mean.
+"""A record of the mean to which each sum of squared differences belongs.
 
-The noise of a batch belongs to the mean of that batch. A clip between the two changes the mean
-alone, and the gate would compare a small signal with a large noise. Both are plain arrays, so
-:func:`snrgate.value_and_moments` notes here, for as long as they live, which belong together.
-What crosses the border of a ``jit`` is a new array, of which nothing is known.
+The noise of a batch belongs to the mean of that batch. A clip that changes only the mean would
+make the gate compare a small signal with a large noise. Both are plain arrays, so
+:func:`snrgate.value_and_moments` records here which of them belong together, for as long as they
+live. An array that crosses the border of a ``jit`` is a new array, and has no record.
 """
 
 import weakref
@@ -15,12 +15,12 @@ from snrgate.moments.statistics import Moments
 
 __all__ = ["is_noted_mean", "mean_of", "note"]
 
-# From the identity of an array to the array, and to the mean that belongs to it.
+# The identity of an array leads to the array, and to the mean that belongs to it.
 _MEAN_OF: dict[int, tuple[weakref.ref[Any], weakref.ref[Any]]] = {}
 
 
 def note(moments: Moments) -> Moments:
-    """Remember of every leaf of ``moments`` which mean it belongs to; returns ``moments``."""
+    """Record the mean of every leaf of ``moments``, and return ``moments``."""
     means, sums = map(jax.tree.leaves, (moments.mean, moments.sum_sq_diff))
     for mean, squares in zip(means, sums, strict=True):
         for array in (mean, squares):
@@ -31,11 +31,11 @@ def note(moments: Moments) -> Moments:
 
 
 def mean_of(sums: Any) -> Any | None:
-    """The mean that an array of :func:`note` belongs to, or ``None`` where nothing is known."""
+    """The mean that an array of :func:`note` belongs to, or ``None`` where it has no record."""
     array, mean = _MEAN_OF.get(id(sums), (None, None))
     return mean() if mean is not None and array is not None and array() is sums else None
 
 
 def is_noted_mean(x: Any) -> bool:
-    """Whether an array is the mean of moments that were noted."""
+    """Whether an array is the mean of moments that were recorded."""
     return mean_of(x) is x and x is not None

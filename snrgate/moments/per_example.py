@@ -16,12 +16,12 @@ __all__ = ["array_moments", "expand", "moments_of_examples", "vmap_moments", "we
 
 
 def expand(weights: Float[Array, " b"], like: Array) -> Array:
-    """Weights of examples, in the shape and dtype that multiply ``like``."""
+    """Weights of examples, in a shape and dtype that can multiply ``like``."""
     return weights.reshape(weights.shape + (1,) * (like.ndim - 1)).astype(like.dtype)
 
 
 def weighted_mean(x: Float[Array, "b ..."], weights: Float[Array, " b"]) -> Float[Array, "..."]:
-    """Mean over examples; those of weight zero do not count, whatever they hold."""
+    """Weighted mean over examples. An example of weight zero does not count, whatever it holds."""
     x = x.astype(accumulator_dtype(x.dtype))
     w = expand(weights, x)
     total = jnp.sum(weights)
@@ -37,8 +37,8 @@ def moments_of_examples(
 
     Args:
         grads: tree of per-example gradients, each ``(b, *shape)``.
-        weights: how often each example counts; 0 marks padding, which may hold anything.
-        block: over which block to sum the squared differences.
+        weights: the weight of each example; 0 marks padding, which may hold anything.
+        block: the block over which the squared differences are summed.
 
     Returns:
         The moments, at least float32.
@@ -70,7 +70,7 @@ def array_moments(
     difference = grads.astype(mean.dtype) - mean[None]
     w = expand(weights, difference)
     squares = jnp.where(w > 0, jnp.square(difference), 0) * w
-    # One sum over examples and block: of examples on several devices only pooled sums travel.
+    # One sum over examples and block, so that only pooled sums travel between devices.
     return mean, pool(squares, (0, *(a + 1 for a in axes)))[0]
 
 
@@ -89,12 +89,13 @@ def vmap_moments(
         loss_fn: ``(params, example) -> loss`` or ``(loss, aux)``.
         params: tree of floating-point arrays.
         batch: tree of arrays ``(b, ...)``.
-        weights: how often each example counts, ``(b,)``.
-        pools: for every parameter the axes to sum the squared differences over.
+        weights: the weight of each example, ``(b,)``.
+        pools: the axes of each parameter over which the squared differences are summed.
         has_aux: whether ``loss_fn`` returns an auxiliary output.
 
     Returns:
-        ``(loss, aux, moments)``; ``aux`` has a leading example axis, and is ``None`` without.
+        ``(loss, aux, moments)``. ``aux`` has a leading example axis, or is ``None`` without
+        ``has_aux``.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
     value, grads = jax.vmap(value_and_grad, in_axes=(None, 0))(params, batch)

@@ -1,4 +1,4 @@
-"""Batches whose type says that they are spread over devices (mesh axes of type ``Explicit``)."""
+"""Batches that are spread over devices by their type (mesh axes of type ``Explicit``)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,19 +31,19 @@ def on_own_examples(
 ) -> tuple[Any, Any, Any]:
     """Let every device run on the examples that it holds.
 
-    Parameters that are sharded over ``axes`` are gathered first, and the moments are sharded as
-    their parameters again.
+    Parameters that are sharded over ``axes`` are gathered first. The moments are sharded as their
+    parameters are.
 
     Args:
-        run: ``(params, batch, weights) -> (loss, aux, moments)``, of one device's examples; it
-            merges loss and moments over ``axes``.
+        run: ``(params, batch, weights) -> (loss, aux, moments)`` for the examples of one device.
+            It merges loss and moments over ``axes``.
         params: the parameters.
         batch: tree of arrays with a leading example axis.
-        weights: how often each example counts, or ``None``.
-        axes: of the mesh, as :func:`axes_of_examples` gives them.
+        weights: the weight of each example, or ``None``.
+        axes: axes of the mesh, as :func:`axes_of_examples` gives them.
 
     Returns:
-        What ``run`` returns; ``aux`` is sharded as the examples.
+        The result of ``run``. ``aux`` is sharded as the examples are.
     """
     mesh = _mesh(next(x for x in jax.tree.leaves(batch) if axes_of_examples(x)))
 
@@ -54,6 +54,7 @@ def on_own_examples(
         names = entry if isinstance(entry, tuple) else (entry,)
         return tuple(n for n in names if n is not None and n not in axes) or None
 
+    # Gather the parameters, spread the examples, and run on each device.
     whole = jax.tree.map(lambda p: put(p, *map(without, _spec(p))), params)
     examples = jax.tree.map(lambda x: put(x, axes, *map(without, _spec(x)[1:])), (batch, weights))
     loss, aux, moments = jax.shard_map(
@@ -79,6 +80,6 @@ def _spec(x: Any) -> tuple[Any, ...]:
 
 
 def _mesh(x: jax.Array) -> Any:
-    """The mesh of a value; under jit its shape is all that is known of it."""
+    """The mesh of a value. Under ``jit`` only the shape of the mesh is known."""
     typed: Any = jax.typeof(x) if isinstance(x, jax.core.Tracer) else x
     return typed.sharding.mesh

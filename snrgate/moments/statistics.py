@@ -1,4 +1,4 @@
-r"""The two moments of per-example gradients, and how those of two groups become one.
+r"""The two moments of per-example gradients, and the functions that merge them.
 
 For the gradients :math:`g_1, \ldots, g_n` of one scalar parameter
 
@@ -7,7 +7,7 @@ For the gradients :math:`g_1, \ldots, g_n` of one scalar parameter
     \mu = \frac1n \sum_i g_i, \qquad M = \sum_i (g_i - \mu)^2, \qquad
     \frac{\sigma^2}{n - 1} = \frac{M}{n (n - 1)} .
 
-Sums of squared *differences* are kept, not sums of squares, which cancel.
+Sums of squared *differences* are kept. Sums of squares would lose digits in a subtraction.
 """
 
 from typing import Any, NamedTuple
@@ -88,7 +88,7 @@ class Moments(NamedTuple):
         )
 
     def extra_args(self) -> dict[str, Any]:
-        """What ``tx.update`` takes besides the mean, under the names optax uses.
+        """The arguments of ``tx.update`` besides the mean, under the names that optax uses.
 
         Returns:
             ``sum_sq_diff_grads`` and ``sample_size``, as
@@ -141,12 +141,12 @@ def merge_across(moments: Moments, axis_name: Any) -> Moments:
         n = \sum_k n_k, \qquad \mu = \frac1n \sum_k n_k \mu_k, \qquad
         M = \sum_k \left(M_k + n_k \mu_k^2\right) - n \mu^2
 
-    :func:`merge` would have to know the mean before it can square differences from it, a second
-    round. The subtraction loses what it loses in the factored rules, about ``eps * n * mean**2``:
-    where that is more than the sum itself, the mean exceeds its noise a millionfold.
+    :func:`merge` needs the mean before it can square differences from it, and this would take a
+    second round. The subtraction loses about ``eps * n * mean**2``, as in the factored rules. This
+    is more than the sum itself only where the mean exceeds its noise a millionfold.
 
     Args:
-        moments: each device's own moments; a device may have no examples.
+        moments: moments of the examples of this device, which may have none.
         axis_name: name (or names) of the mapped axis of pmap, shard_map or vmap.
 
     Returns:
