@@ -51,8 +51,8 @@ def adamw(
         \theta \leftarrow \theta - \eta\, q_t \left(
             \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda_{wd}\, \theta \right)
 
-    with the gate :math:`q_t` of :func:`snrgate.snr_gate`. Beside Adam it holds two numbers
-    for each block, its noise and its signal; with ``alpha`` only the noise.
+    with the gate :math:`q_t` of :func:`snrgate.snr_gate`. Besides the state of Adam it holds two
+    numbers for each block, its noise and its signal. With ``alpha`` it holds only the noise.
 
     Args:
         learning_rate: as in :func:`optax.adamw`, like all arguments up to ``nesterov``.
@@ -73,7 +73,7 @@ def adamw(
         fitted: share of the data set's own noise that may be fitted.
         softness: softness of the soft and snr gates.
         floor: how far the gate stays open where there is no signal.
-        block: what shares one gate.
+        block: parameters that share one gate.
         dataset_size: examples in a finite data set, infinity where every batch is fresh.
         warmup_steps: first steps with an open gate.
         gate_weight_decay: whether the gate multiplies the decay too, so that a parameter whose
@@ -172,7 +172,7 @@ def adam(
         fitted: share of the data set's own noise that may be fitted.
         softness: softness of the soft and snr gates.
         floor: how far the gate stays open where there is no signal.
-        block: what shares one gate.
+        block: parameters that share one gate.
         dataset_size: examples in a finite data set, infinity where every batch is fresh.
         warmup_steps: first steps with an open gate.
         mask: which parameters are gated.

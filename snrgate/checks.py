@@ -1,4 +1,4 @@
-"""What an update of the gate refuses, each with the name of the offending thing and the way out."""
+"""The refusals of an update. Each names the offending thing and the way out."""
 
 import inspect
 from types import FrameType
@@ -30,14 +30,14 @@ def check_statistics(
     """Refuse an update whose batch statistics are missing or cannot be right.
 
     Args:
-        noise: the kind of noise of this update, "auto" resolved.
-        sum_sq_diff_grads: as given to ``update``.
-        sample_size: as given to ``update``.
-        dataset_size: as given to the gate, ``None`` where the threshold does not depend on it.
+        noise: the kind of noise of this update, with "auto" resolved.
+        sum_sq_diff_grads: the argument of ``update``.
+        sample_size: the argument of ``update``.
+        dataset_size: the setting of the gate, ``None`` where the threshold does not depend on it.
 
     Raises:
-        ValueError: exact noise without its statistics, from one example, or inside
-            ``optax.MultiSteps``; a data set without a batch size, or smaller than the batch.
+        ValueError: exact noise has no statistics, comes from one example, or is used inside
+            ``optax.MultiSteps``; a data set has no batch size, or is smaller than the batch.
     """
     if noise != "streaming":
         if sum_sq_diff_grads is None:
@@ -80,19 +80,19 @@ def check_statistics(
 
 
 def microbatches() -> Scalar:
-    """How many microbatches make up the gradient of this update.
+    """Number of microbatches in the gradient of this update.
 
-    ``optax.MultiSteps`` hands on the ``sample_size`` of the last microbatch; the mean that it
-    hands on is that of all of them.
+    ``optax.MultiSteps`` hands on the ``sample_size`` of the last microbatch, but the mean of all
+    microbatches.
     """
     frame = _accumulating()
     return 1 if frame is None else frame.f_locals["k_steps"]
 
 
 def _accumulating() -> FrameType | None:
-    """The frame of ``optax.MultiSteps`` where this update runs inside of one.
+    """The frame of ``optax.MultiSteps``, where this update runs inside it.
 
-    MultiSteps leaves no trace in what it hands on; that it is calling is all there is to see.
+    MultiSteps leaves no trace in its results. Only the call itself can be seen.
     """
     frame = inspect.currentframe()
     while frame is not None and frame.f_code is not optax.MultiSteps.update.__code__:
@@ -103,11 +103,11 @@ def _accumulating() -> FrameType | None:
 def check_origin(updates: Leaves, sum_sq_diff_grads: Any, noise: str) -> None:
     """Refuse a mean and a noise that are known not to belong together.
 
-    Only what comes from :func:`snrgate.value_and_moments` in the same trace is known.
+    Only the arrays of :func:`snrgate.value_and_moments` in the same trace are known.
 
     Raises:
-        ValueError: something has changed the mean on its way to the gate, or has lost the sums
-            of squared differences of it.
+        ValueError: a transformation has changed the mean on its way to the gate, or has lost its
+            sums of squared differences.
     """
     if sum_sq_diff_grads is None:
         if noise == "auto" and any(map(is_noted_mean, updates.values)):
@@ -134,9 +134,9 @@ def check_origin(updates: Leaves, sum_sq_diff_grads: Any, noise: str) -> None:
 
 
 def _same_numbers(update: Any, mean: Any) -> bool:
-    """Whether an update is a mean, or may be: a cast, or traced numbers of another kind, are."""
+    """Whether an update is, or may be, this mean. A cast of it counts as the mean."""
     if update is mean or jnp.shape(update) != jnp.shape(mean):
-        return True  # shapes have a refusal of their own
+        return True  # check_shapes refuses these
     if jnp.result_type(update) != mean.dtype:
         return True
     if known(update) and known(mean):

@@ -1,7 +1,7 @@
-"""Where the evidence of one parameter tensor is summed, and how the sums become gates.
+"""The sums of evidence in one parameter tensor, and the gates that follow from them.
 
-A *reading* of a tensor says which of its numbers share evidence. The transformation sums squared
-momenta and noises by it, averages the sums over steps, and asks it for the gates.
+A *reading* of a tensor says which of its numbers share evidence. The transformation uses it to sum
+squared momenta and noises, averages the sums over steps, and asks it for the gates.
 """
 
 import math
@@ -35,7 +35,7 @@ class Pooled(NamedTuple):
         return [pooled_shape(self.shape, self.axes)]
 
     def zeros(self, like: Array) -> Array:
-        """A zero for every sum; made of the parameter, so that it is sharded as that is."""
+        """A zero for every sum, made of the parameter, and so sharded as the parameter is."""
         return pool(jnp.zeros_like(like, accumulator_dtype(like.dtype)), self.axes)
 
     def unpacked(self, remembered: Array) -> Array:
@@ -51,10 +51,10 @@ class Pooled(NamedTuple):
         return pool(jnp.square(x.astype(like.dtype)), self.axes)
 
     def sums(self, given: Float[Array, "..."]) -> Array:
-        """Sums of numbers that are one a parameter, or summed by this reading already.
+        """Sums of given numbers: one for each parameter, or summed by this reading already.
 
         Raises:
-            ValueError: they have another shape.
+            ValueError: the numbers have another shape.
         """
         if given.shape in self.shapes:
             return given
@@ -68,7 +68,7 @@ class Pooled(NamedTuple):
 
 
 class Sided(NamedTuple):
-    r"""Nothing tells which axes face the output: the sums of every side, and the best one is taken.
+    r"""The sums of every side, where nothing tells which axes face the output; the best is taken.
 
     A side keeps one axis (or one axis and the first, which may be a stack of layers), and its
     units are pooled over everything else. Where the moments say which side it is, that side is
@@ -80,7 +80,7 @@ class Sided(NamedTuple):
               - \frac{\text{units}}{2} \log n
 
     with :math:`m_u` numbers in a unit, :math:`n` in the tensor and :math:`x` its whole ratio. A
-    unit without signal is so found whether it is a row or a column.
+    unit without signal is thus found, whether it is a row or a column.
     """
 
     path: str
@@ -126,10 +126,10 @@ class Sided(NamedTuple):
         )
 
     def sums(self, given: Float[Array, "..."]) -> tuple[Array | None, ...]:
-        """Sums of numbers that are one a parameter, or those of the one side that was given.
+        """Sums of given numbers: one for each parameter, or the sums of one side.
 
         Raises:
-            ValueError: they are summed over something else.
+            ValueError: the numbers are summed over other axes.
         """
         if given.shape == self.shape:
             return tuple(pool(given, self._over(kept)) for kept in self.kept)
@@ -148,7 +148,7 @@ class Sided(NamedTuple):
         return sum(jnp.where(best == i, gate, 0) for i, gate in enumerate(gates))
 
     def _difference(self, signal: Array, noise: Array) -> Array:
-        """How much the units of one side differ, less the price of their number."""
+        """The difference between the units of one side, less the price of their number."""
         total = jnp.sum(signal) / jnp.sum(noise)
         ratio = signal / (noise * jnp.where(total > 0, total, 1))
         ratio = jnp.where((noise > 0) & (total > 0), jnp.maximum(ratio, 1e-6), 1)
@@ -161,7 +161,7 @@ Reading = Pooled | Sided
 
 
 def read(block: Block, path: str, shape: tuple[int, ...]) -> Reading:
-    """How the evidence of one parameter tensor is summed."""
+    """The reading of one parameter tensor."""
     if block == "unit" and math.prod(shape) and known_unit_axes(path, shape) is None:
         return Sided(path, shape)
     return Pooled(path, shape, block_axes(block, path, shape))

@@ -1,4 +1,4 @@
-"""The momentum that an inner transformation already keeps, so that the gate need not."""
+"""The momentum that an inner transformation keeps, so that the gate need not keep one."""
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,9 @@ _FAR = 0.1  # gradients that differ from the momentum by less than this share sh
 def inner_momentum(state: optax.OptState, params: PyTree) -> PyTree | None:
     """The running mean of the incoming gradients in an optimizer state, if it is there.
 
-    Only the first transformation of a chain sees the gradients as they come; a momentum behind
-    it (behind clipping, say) is in other units than the noise, and is not used. Nor is one of
-    another structure than the parameters, as ``optax.flatten`` makes it.
+    Only the first transformation of a chain sees the gradients as they come. A momentum behind it
+    (behind clipping, for example) is in other units than the noise, and is not used. A momentum
+    of another structure than the parameters, as ``optax.flatten`` makes it, is not used either.
 
     Args:
         state: state of any optax transformation.
@@ -42,19 +42,19 @@ def inner_momentum(state: optax.OptState, params: PyTree) -> PyTree | None:
 def observed_decay(
     before: list[Array], after: list[Array], grads: list[Array], otherwise: Scalar
 ) -> Float[Array, ""]:
-    r"""The decay of a momentum, seen from how far a step has moved it.
+    r"""The decay of a momentum, measured by the distance that a step has moved it.
 
     .. math:: 1 - b_1 = \frac{\sum |m_t - m_{t-1}|}{\sum |g_t - m_{t-1}|}
 
-    A transformation does not tell its settings, and a hyperparameter may be traced: what it has
-    done is the one sure source.
+    A transformation does not show its settings, and a hyperparameter may be traced. The step that
+    it has taken is the only sure source.
 
     Args:
         before: the momentum before the step, a list of arrays.
         after: the momentum after it.
         grads: the gradients of the step.
-        otherwise: what to return where the gradients hardly differ from the momentum, or are not
-            finite: then nothing is to be seen.
+        otherwise: the result where the decay cannot be measured, because the gradients hardly
+            differ from the momentum, or are not finite.
 
     Returns:
         The decay, a scalar.

@@ -1,4 +1,4 @@
-r"""How far pure noise carries the momentum, when batches may change their size.
+r"""The variance that pure noise gives the momentum, when batches may change their size.
 
 The gradient of a batch of :math:`b` out of :math:`n` examples, where there is nothing to learn,
 is :math:`G + e` with
@@ -6,13 +6,13 @@ is :math:`G + e` with
 .. math::
 
     \operatorname{var} G = \frac{\sigma^2}{n}, \qquad
-    \operatorname{var} e = \sigma^2 \Big(\frac1b - \frac1n\Big),
+    \operatorname{var} e = \sigma^2 \Big(\frac1b - \frac1n\Big).
 
-one :math:`G` for the whole run (the data set's own noise; none where every batch is fresh) and a
-new :math:`e` for every batch. All of these are in units of :math:`\sigma^2`, the variance of the
-gradient of ONE example, which no batch size changes. Signal and noise are therefore both divided
-by what :math:`\sigma^2` is multiplied by in them, *before* they are averaged over steps. What the
-momentum has is known exactly from the sizes of the batches so far:
+There is one :math:`G` for the whole run, the noise of the data set. It is zero where every batch is
+fresh. There is a new :math:`e` for every batch. Both variances are in units of :math:`\sigma^2`,
+the variance of the gradient of ONE example, which does not depend on the batch size. Signal and
+noise are therefore both divided by their factor of :math:`\sigma^2`, *before* they are averaged over
+steps. The factor of the momentum follows exactly from the sizes of the batches so far:
 
 .. math::
 
@@ -31,12 +31,12 @@ __all__ = ["Batch", "Units", "batch_of", "next_spread", "units"]
 
 
 class Batch(NamedTuple):
-    """What one batch shows, in units of the variance of one example.
+    """The noise of one batch, in units of the variance of one example.
 
     Attributes:
-        noise: of the batch's mean gradient, ``1 / b``; 1 where no size is known.
-        own: the part of it that is the data set's own, ``1 / n``; 0 for fresh batches.
-        counts: whether there are any examples in it.
+        noise: noise of the batch's mean gradient, ``1 / b``; 1 where no size is known.
+        own: part of the noise that belongs to the data set, ``1 / n``; 0 for fresh batches.
+        counts: whether the batch has any examples.
     """
 
     noise: Float[Array, ""]
@@ -45,17 +45,18 @@ class Batch(NamedTuple):
 
     @property
     def fresh(self) -> Float[Array, ""]:
-        """The part that is new in every batch; none where there are no examples."""
+        """The part of the noise that is new in every batch; 0 where there are no examples."""
         return jnp.where(self.counts, self.noise - self.own, 0)
 
 
 class Units(NamedTuple):
-    """What the variance of one example is multiplied by, on average over pure noise.
+    """The factors of the variance of one example in signal and noise, on average over pure noise.
 
     Attributes:
-        signal: in the squared momentum.
-        noise: in the noise.
-        own: share of ``signal`` that no number of batches averages out, in [0, 1].
+        signal: factor in the squared momentum.
+        noise: factor in the noise.
+        own: share of ``signal`` that belongs to the data set, and that batches do not average
+            out, in [0, 1].
     """
 
     signal: Float[Array, "..."]
@@ -64,7 +65,7 @@ class Units(NamedTuple):
 
 
 def batch_of(sample_size: Scalar | None, dataset_size: Scalar | None) -> Batch:
-    """A batch of ``sample_size`` out of ``dataset_size`` examples; ``None`` is not known."""
+    """A batch of ``sample_size`` out of ``dataset_size`` examples; ``None`` means unknown."""
     one = jnp.ones((), jnp.result_type(float))
     size = one if sample_size is None else jnp.asarray(sample_size, one.dtype)
     noise = 1 / jnp.where(size > 0, size, 1)
@@ -76,7 +77,7 @@ def batch_of(sample_size: Scalar | None, dataset_size: Scalar | None) -> Batch:
 
 
 def next_spread(spread: Float[Array, "*n"], batch: Batch, b1: Scalar) -> Float[Array, "*n"]:
-    """Variance of the momentum, not bias-corrected, that is new in the batches, one step later."""
+    """The next spread: variance of the raw momentum by the noise that is new in every batch."""
     return jnp.asarray(b1**2 * spread + (1 - b1) ** 2 * batch.fresh, spread.dtype)
 
 
@@ -88,11 +89,11 @@ def units(
     before: Float[Array, "*n"],
     after: Float[Array, "*n"],
 ) -> Units:
-    r"""What pure noise is multiplied by in the squared momentum and in the noise.
+    r"""The factors of pure noise in the squared momentum and in the noise.
 
-    The streaming noise :math:`(g_t - m_{t-1})^2` sees the new part of the batch, the spread of
-    the momentum before, and as long as the raw momentum is small a part of the data set's own
-    noise:
+    The streaming noise :math:`(g_t - m_{t-1})^2` holds the new part of the batch and the spread of
+    the momentum before. As long as the raw momentum is small, it also holds a part of the noise of
+    the data set:
 
     .. math:: \frac1b - \frac1n + v_{t-1} + \frac{b_1^{2(t-1)}}{n} .
 
@@ -105,8 +106,8 @@ def units(
         after: the spread of the momentum after it.
 
     Returns:
-        The units, each in the shape of ``age``. Of an instantaneous noise both are that of one
-        batch.
+        The units, each in the shape of ``age``. For an instantaneous noise both are the factor of
+        one batch.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Parameter trees as named leaves, so that an error can say which one."""
+"""Parameter trees as named leaves, so that an error can name the leaf."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -62,14 +62,14 @@ class Leaves(NamedTuple):
 
 
 def _one_leaf(here: Any, there: Any) -> bool:
-    """Whether one leaf stands against one leaf; where this one is masked, anything may."""
+    """Whether one leaf matches one leaf. A masked place matches anything."""
     return is_masked(here) or is_masked(there) or jax.tree_util.all_leaves([there])
 
 
 def is_function(x: Any) -> bool:
     """Whether a mask is a function of the parameters, and not a tree of flags that can be called.
 
-    A module of Equinox or Flax is both: its leaves are what is meant.
+    A module of Equinox or Flax can be called too, but its leaves are the flags.
     """
     return callable(x) and jax.tree.leaves(x) == [x]
 
@@ -119,7 +119,7 @@ def check_floating(leaves: Leaves, what: str) -> None:
 
 
 class Selection(NamedTuple):
-    """Some leaves of a tree: taken out of any tree of that structure, and put back."""
+    """A choice of leaves, taken out of any tree of one structure, and put back."""
 
     leaves: Leaves
     chosen: list[bool]
@@ -136,7 +136,7 @@ class Selection(NamedTuple):
         return [path for path, on in zip(self.leaves.paths, self.chosen, strict=True) if on]
 
     def pick(self, tree: Any, name: str) -> list[Any]:
-        """The chosen leaves of ``tree``; ``name`` is what an error calls it."""
+        """The chosen leaves of ``tree``. An error calls the tree ``name``."""
         matched = self.leaves.match(tree, name)
         return [x for x, on in zip(matched, self.chosen, strict=True) if on]
 
@@ -160,7 +160,7 @@ def select(tree: Any, mask: Any | Callable[[Any], Any] | None, params: Any = Non
         tree: a tree of arrays; places masked by optax are never chosen.
         mask: a tree of booleans like ``tree`` or a prefix of it, a function of ``params`` that
             returns one, or ``None`` for everything.
-        params: what a function is given; ``None`` for ``tree`` itself.
+        params: the argument of a mask that is a function; ``None`` for ``tree`` itself.
 
     Raises:
         ValueError: the mask is not a prefix of the tree.
