@@ -11,8 +11,8 @@ is :math:`G + e` with
 There is one :math:`G` for the whole run, the noise of the data set. It is zero where every batch is
 fresh. There is a new :math:`e` for every batch. Both variances are in units of :math:`\sigma^2`,
 the variance of the gradient of ONE example, which does not depend on the batch size. Signal and
-noise are therefore both divided by their factor of :math:`\sigma^2`, *before* they are averaged over
-steps. The factor of the momentum follows exactly from the sizes of the batches so far:
+noise are therefore both divided by their factor of :math:`\sigma^2`, *before* they are averaged
+over steps. The factor of the momentum follows exactly from the sizes of the batches so far:
 
 .. math::
 
