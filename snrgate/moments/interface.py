@@ -27,6 +27,14 @@ METHODS = {
 }
 
 
+_ONE_EXAMPLE = (
+    "the batch has one example, which shows no noise; use at least two. Pad a ragged last batch to "
+    "the size of the others and give weights= that are 0 for padding, or drop it; give "
+    "weights=jnp.ones(1) to merge one example with others yourself, and axis_name= if the batch "
+    "is spread over devices"
+)
+
+
 def value_and_moments(
     loss_fn: Callable[..., Any],
     *,
@@ -104,12 +112,8 @@ def value_and_moments(
         size = _batch_size(batch)
         known = isinstance(size, int)
         compute = METHODS[method if known else "vmap"]
-        if weights is None and not known:
-            weights = jnp.ones(size, jnp.result_type(float))
-        elif weights is None:
-            with jax.ensure_compile_time_eval():  # known to be ones while tracing, too
-                weights = jnp.asarray(np.ones(size, jnp.result_type(float)))
-        params, weights = _vary_like((params, weights), batch)
+        given = _each_once(size) if weights is None else weights
+        params, weights = _vary_like((params, given), batch)
 
         def run(chunk_of_batch: PyTree, chunk_weights: Array) -> tuple[Array, Any, Moments]:
             return compute(
@@ -126,11 +130,7 @@ def value_and_moments(
         else:
             loss, aux, moments = _in_microbatches(run, batch, weights, microbatch_size)
         if axis_name is not None:
-            own = loss * jnp.asarray(moments.sample_size, loss.dtype)
-            moments = merge_across(moments, axis_name)
-            n = jnp.asarray(moments.sample_size, loss.dtype)
-            # It rides with the moments: XLA makes one reduction of all that are independent.
-            loss = jax.lax.psum(own, axis_name) / jnp.where(n > 0, n, 1)
+            loss, moments = _over_devices(loss, moments, axis_name)
         return loss, aux, moments
 
     def grad_fn(
@@ -139,12 +139,7 @@ def value_and_moments(
         check_floating(flatten(params), "parameter")
         size = _batch_size(batch)
         if size == 1 and axis_name is None and weights is None:
-            raise ValueError(
-                "the batch has one example, which shows no noise; use at least two. Pad a ragged "
-                "last batch to the size of the others and give weights= that are 0 for padding, or "
-                "drop it; give weights=jnp.ones(1) to merge one example with others yourself, and "
-                "axis_name= if the batch is spread over devices"
-            )
+            raise ValueError(_ONE_EXAMPLE)
         counted_once = weights is None and axis_name is None and isinstance(size, int)
         if weights is not None:
             weights = _check_weights(weights, size)
@@ -161,6 +156,23 @@ def value_and_moments(
         return ((loss, aux) if has_aux else loss), moments
 
     return grad_fn
+
+
+def _each_once(size: Any) -> Float[Array, " b"]:
+    """Weights of one; they are known to be ones while tracing, too, where the size is known."""
+    if not isinstance(size, int):
+        return jnp.ones(size, jnp.result_type(float))
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(np.ones(size, jnp.result_type(float)))
+
+
+def _over_devices(loss: Array, moments: Moments, axis_name: Any) -> tuple[Array, Moments]:
+    """Loss and moments of the examples of all devices, the same on each of them."""
+    own = loss * jnp.asarray(moments.sample_size, loss.dtype)
+    moments = merge_across(moments, axis_name)
+    n = jnp.asarray(moments.sample_size, loss.dtype)
+    # It rides with the moments: XLA makes one reduction of all that are independent.
+    return jax.lax.psum(own, axis_name) / jnp.where(n > 0, n, 1), moments
 
 
 def _check_settings(method: Any, block: Any, microbatch_size: Any) -> None:
