@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import workloads
+from jax.extend import core
 
 import snrgate
 
@@ -55,3 +56,32 @@ def test_moments_cost_little_more_than_a_gradient(name):
     for i, block in enumerate(BLOCKS):
         assert flops[i] <= flops_limits[i], block
         assert memory[i] <= memory_limits[i], block
+
+
+def equations(jaxpr):
+    nested = (e for eqn in jaxpr.eqns for e in core.jaxprs_in_params(eqn.params))
+    return len(jaxpr.eqns) + sum(map(equations, nested))
+
+
+@pytest.mark.parametrize(("block", "limit"), [("unit", 3.3), ("parameter", 3.0)])
+def test_a_layer_adds_few_equations_to_compile(block, limit):
+    def loss(params, x):
+        for layer in params:
+            x = jnp.tanh(x @ layer["kernel"] + layer["bias"])
+        return jnp.sum(x**2)
+
+    def mean(params, batch):
+        return jnp.mean(jax.vmap(loss, (None, 0))(params, batch))
+
+    def of_a_layer(grad_fn):
+        params = [{"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}] * 6
+        more, fewer = (
+            equations(jax.make_jaxpr(grad_fn)(p, jnp.ones((8, 4))).jaxpr)
+            for p in (params, params[:4])
+        )
+        return more - fewer
+
+    plain, exact = map(
+        of_a_layer, (jax.value_and_grad(mean), snrgate.value_and_moments(loss, block=block))
+    )
+    assert exact <= limit * plain, (exact, plain)

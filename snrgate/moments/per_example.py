@@ -20,9 +20,16 @@ def expand(weights: Float[Array, " b"], like: Array) -> Array:
     return weights.reshape(weights.shape + (1,) * (like.ndim - 1)).astype(like.dtype)
 
 
-def weighted_mean(x: Float[Array, "b ..."], weights: Float[Array, " b"]) -> Float[Array, "..."]:
-    """Weighted mean over examples. An example of weight zero does not count, whatever it holds."""
+def weighted_mean(
+    x: Float[Array, "b ..."], weights: Float[Array, " b"] | None
+) -> Float[Array, "..."]:
+    """Weighted mean over examples. An example of weight zero does not count, whatever it holds.
+
+    ``weights`` are ``None`` where every example counts once.
+    """
     x = x.astype(accumulator_dtype(x.dtype))
+    if weights is None:
+        return jnp.sum(x, axis=0) / x.shape[0]
     w = expand(weights, x)
     total = jnp.sum(weights)
     return jnp.sum(jnp.where(w > 0, x, 0) * w, axis=0) / jnp.where(total > 0, total, 1).astype(
@@ -63,13 +70,15 @@ def _moments(
 
 
 def array_moments(
-    grads: Float[Array, "b ..."], weights: Float[Array, " b"], axes: tuple[int, ...] = ()
+    grads: Float[Array, "b ..."], weights: Float[Array, " b"] | None, axes: tuple[int, ...] = ()
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Mean and sum of squared differences, pooled over ``axes``, of one parameter's gradients."""
     mean = weighted_mean(grads, weights)
     difference = grads.astype(mean.dtype) - mean[None]
-    w = expand(weights, difference)
-    squares = jnp.where(w > 0, jnp.square(difference), 0) * w
+    squares = jnp.square(difference)
+    if weights is not None:
+        w = expand(weights, difference)
+        squares = jnp.where(w > 0, squares, 0) * w
     # One sum over examples and block, so that only pooled sums travel between devices.
     return mean, pool(squares, (0, *(a + 1 for a in axes)))[0]
 

@@ -59,4 +59,4 @@ def lookup(
         pooled = jnp.sum(counts.weighted(squares), axis=(0, 1))[None]
     else:
         pooled = left.reduce(to_rows(squares).T).T
-    return mean, pooled - pool_both(of_means, left, right) * counts.total.astype(mean.dtype)
+    return mean, pooled - pool_both(of_means, left, right) * jnp.asarray(counts.total, mean.dtype)

@@ -13,7 +13,7 @@ from snrgate.block import Block
 from snrgate.moments.factored import cut, rules
 from snrgate.moments.factored.analysis import Analysis
 from snrgate.moments.factored.coupling import refuse_coupled
-from snrgate.moments.factored.layout import LEFT, RIGHT, Layout
+from snrgate.moments.factored.layout import GROUP, LEFT, RIGHT, Layout
 from snrgate.moments.factored.table import RULES, forming
 from snrgate.moments.factored.terms import Coefficient, Factor, Lookup, Product, Shared, Term, Whole
 from snrgate.moments.factored.trace import Atom, Program, Variable, dependent, flatten
@@ -194,15 +194,11 @@ def _products_at_once(products: tuple[Product, ...]) -> int | None:
     atoms = {atom for p in products for f in (p.left, p.right) for atom in f.inputs}
     given = sum(math.prod(atom.aval.shape) for atom in atoms)
     viewed = sum(
-        math.prod(jax.eval_shape(f.view, *(_struct(a) for a in f.inputs)).shape)
+        p.uses * math.prod(p.layout.owned(GROUP)) * math.prod(p.layout.owned(owner))
         for p in products
-        for f in (p.left, p.right)
+        for owner in (LEFT, RIGHT)
     )
     return _numbers_at_once(viewed) if viewed > 2 * given else None
-
-
-def _struct(atom: Atom) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
 
 
 def _axes(layout: Layout, owner: int, pool: tuple[int, ...], shape: tuple[int, ...]) -> rules.Axes:

@@ -78,7 +78,7 @@ class Counts(NamedTuple):
     """How often each example counts; ``weights`` is ``None`` where every one counts once."""
 
     weights: Float[Array, " b"] | None
-    total: Float[Array, ""]
+    total: Float[Array, ""] | int
 
     def masked(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         """``x`` without what padding holds."""
@@ -92,7 +92,8 @@ class Counts(NamedTuple):
 
     def mean(self, total: Array) -> Array:
         """A weighted sum, divided by the number of examples; 0 if there are none."""
-        return total / jnp.where(self.total > 0, self.total, 1).astype(total.dtype)
+        count = jnp.asarray(self.total, total.dtype)
+        return total / (count if self.weights is None else jnp.where(count > 0, count, 1))
 
 
 Factors = tuple[Float[Array, "b _ m"], Float[Array, "b _ n"]]
@@ -142,7 +143,7 @@ def difference(
     right: Axes,
 ) -> Float[Array, "k l"]:
     """``Q - n mean**2``, pooled; never negative."""
-    of_mean = pool_both(jnp.square(mean), left, right) * counts.total.astype(mean.dtype)
+    of_mean = pool_both(jnp.square(mean), left, right) * jnp.asarray(counts.total, mean.dtype)
     return jnp.maximum(squares - of_mean, 0)
 
 

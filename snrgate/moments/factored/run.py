@@ -70,7 +70,11 @@ def factored_moments(
     losses, aux = values[0], None
     if has_aux:
         aux = jax.tree.unflatten(out_tree.children()[0].children()[1], values[1:])
-    return weighted_mean(losses, weights), aux, Moments(means, squares, jnp.sum(weights))
+    return (
+        weighted_mean(losses, None if ones else weights),
+        aux,
+        Moments(means, squares, jnp.sum(weights)),
+    )
 
 
 def formed_moments(
@@ -201,8 +205,10 @@ def _of_examples(
     if plan.tail is not None:
         tail = plan.tail
         grads = read.map(lambda *values: tail.run(values, tail.outputs)[0], tail.inputs)
-        return array_moments(grads, weights, plan.pool)
-    counts = rules.Counts(None if ones else weights, jnp.sum(weights))
+        return array_moments(grads, None if ones else weights, plan.pool)
+    counts = (
+        rules.Counts(None, weights.shape[0]) if ones else rules.Counts(weights, jnp.sum(weights))
+    )
     dtype = accumulator_dtype(plan.dtype)
     if not plan.products and not plan.lookups:
         return jnp.zeros(plan.shape, dtype), jnp.zeros(pooled_shape(plan.shape, plan.pool), dtype)
@@ -242,7 +248,7 @@ def _of_products(
         return RULES[plan.rule].apply(products, counts, *plan.axes)
 
     if products[0][0].shape[1] == 1:
-        mean, squares = rule([(x[:, 0], d[:, 0]) for x, d in products])
+        mean, squares = rule(jax.tree.map(lambda v: jnp.squeeze(v, 1), products))
         return mean[None], squares[None]
     groups = jax.tree.map(lambda v: jnp.moveaxis(v, 1, 0), products)
     mean, squares = jax.lax.map(rule, groups)
