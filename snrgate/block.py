@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["BLOCKS", "Block", "block_axes", "known_unit_axes", "pooled_shape"]
+__all__ = ["BLOCKS", "Block", "block_axes", "known_unit_axes", "pooled_shape", "shown"]
 
 Axes = tuple[int, ...]
 
@@ -100,16 +100,23 @@ def block_axes(block: Block, path: str, shape: tuple[int, ...]) -> Axes:
             axes = (len(shape),)  # no axis of the tensor
         if not all(-len(shape) <= a < len(shape) for a in axes):
             raise ValueError(
-                f"block: the function given returned axes {given!r} for {path!r} of shape {shape}; "
-                "return a tuple of axes of that shape, () for no pooling"
+                f"block: the function given returned {shown(given)} for {path!r} of shape "
+                f"{shape}; return a tuple of axes of that shape, () for no pooling"
             )
         return tuple(sorted({a % len(shape) for a in axes}))
-    if block not in BLOCKS:
+    if not isinstance(block, str) or block not in BLOCKS:
         raise ValueError(
-            f"block={block!r} is unknown; use one of {sorted(BLOCKS)} "
+            f"block={shown(block)} is unknown; use one of {sorted(BLOCKS)} "
             "or a function (path, shape) -> axes"
         )
     return BLOCKS[block](path, shape)
+
+
+def shown(x: Any) -> str:
+    """A value as an error shows it: of what is no name, number or tuple of them, its type."""
+    plain = (str, int, float, type(None))
+    shown = isinstance(x, plain) or (isinstance(x, tuple) and all(isinstance(i, plain) for i in x))
+    return repr(x) if shown else f"<{type(x).__name__}>"
 
 
 def pooled_shape(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:

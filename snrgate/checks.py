@@ -12,11 +12,13 @@ import optax
 from snrgate.annotations import Scalar
 from snrgate.evidence import Reading
 from snrgate.gate import is_fresh
-from snrgate.moments.origin import is_noted_mean, mean_of
+from snrgate.moments.origin import is_noted_mean, mean_of, same_numbers
 from snrgate.settings import Settings, known, said
 from snrgate.trees import Leaves, Selection, is_masked
 
 __all__ = ["check_origin", "check_shapes", "check_state", "check_statistics", "microbatches"]
+
+_ROUNDING = 2.0**-7  # of a mean that was bfloat16 on its way
 
 _PASS = (
     "call tx.update(moments.mean, state, params, **moments.extra_args()) with the moments of "
@@ -36,9 +38,17 @@ def check_statistics(
         dataset_size: the setting of the gate, ``None`` where the threshold does not depend on it.
 
     Raises:
-        ValueError: exact noise has no statistics, comes from one example, or is used inside
-            ``optax.MultiSteps``; a data set has no batch size, or is smaller than the batch.
+        ValueError: the size is no number, or is negative; exact noise has no statistics, comes
+            from one example, or is used inside ``optax.MultiSteps``; a data set has no batch size,
+            or is smaller than the batch.
     """
+    if sample_size is not None:
+        if jnp.ndim(sample_size):
+            raise ValueError(
+                f"sample_size has shape {jnp.shape(sample_size)}; it must be one number"
+            )
+        if known(sample_size) and not float(sample_size) >= 0:
+            raise ValueError(f"{said('sample_size', sample_size)} must be a number >= 0")
     if noise != "streaming":
         if sum_sq_diff_grads is None:
             raise ValueError(
@@ -110,12 +120,15 @@ def check_origin(updates: Leaves, sum_sq_diff_grads: Any, noise: str) -> None:
             sums of squared differences.
     """
     if sum_sq_diff_grads is None:
-        if noise == "auto" and any(map(is_noted_mean, updates.values)):
+        frame = _accumulating()
+        handed_on = [] if frame is None else jax.tree.leaves(frame.f_locals["updates"])
+        if noise == "auto" and any(map(is_noted_mean, updates.values + handed_on)):
             raise ValueError(
                 "update was given the mean of value_and_moments, but not its other statistics, "
                 f"and would estimate the noise from batch to batch instead; {_PASS}. If they were "
-                "passed, a wrapper around the gate does not hand them on (optax.lookahead, for "
-                "one); put the gate around it. Say noise='streaming' if that is what is meant"
+                "passed, a wrapper around the gate does not hand them on (optax.lookahead, or "
+                "optax.MultiSteps in a chain); put the gate around it. Say noise='streaming' if "
+                "that is what is meant"
             )
         return
     if noise == "streaming":
@@ -135,13 +148,12 @@ def check_origin(updates: Leaves, sum_sq_diff_grads: Any, noise: str) -> None:
 
 def _same_numbers(update: Any, mean: Any) -> bool:
     """Whether an update is, or may be, this mean. A cast of it counts as the mean."""
-    if update is mean or jnp.shape(update) != jnp.shape(mean):
-        return True  # check_shapes refuses these
-    if jnp.result_type(update) != mean.dtype:
-        return True
+    if jnp.shape(update) != jnp.shape(mean) or jnp.result_type(update) != mean.dtype:
+        return True  # check_shapes refuses other shapes
     if known(update) and known(mean):
-        return bool(np.array_equal(np.asarray(update), np.asarray(mean), equal_nan=True))
-    return False
+        pair = np.asarray(update), np.asarray(mean)
+        return np.allclose(*pair, rtol=_ROUNDING, atol=0, equal_nan=True)
+    return any(x is mean for x in same_numbers(update))
 
 
 def check_state(settings: Settings, chosen: Selection, readings: list[Reading], state: Any) -> None:

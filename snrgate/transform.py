@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -261,6 +262,7 @@ class Gated:
     ) -> tuple[PyTree, SnrGateState]:
         """One step."""
         settings, kind = self.settings, self.settings.kind(sum_sq_diff_grads)
+        state = _of_jax(state)
         self._check(kind, updates, params, sum_sq_diff_grads, sample_size)
         given = {"sum_sq_diff_grads": sum_sq_diff_grads, "sample_size": sample_size}
         extra_args |= {name: x for name, x in given.items() if x is not None}
@@ -332,7 +334,9 @@ class Gated:
         averaged = self.settings.averaged
         if averaged and (shared := inner_momentum(state.inner_state, updates)) is not None:
             after = inner_momentum(inner_state, updates)
-            inner = tuple(chosen.pick(m, "the inner momentum") for m in (shared, after))
+            trees = jax.tree.map(jnp.asarray, (shared, after))
+            before, now = (chosen.pick(m, "the inner momentum") for m in trees)
+            inner = before, now
         elif averaged:
             own = chosen.pick(state.momentum, "state.momentum")
         if kind != "streaming":
@@ -376,6 +380,12 @@ class Gated:
             gate_fractions=per_leaf,
             inner_state=inner_state,
         )
+
+
+def _of_jax(state: SnrGateState) -> SnrGateState:
+    """The state with arrays of JAX in it; a checkpoint may give those of numpy back."""
+    own = jax.tree.map(jnp.asarray, state._replace(inner_state=()))
+    return own._replace(inner_state=state.inner_state)
 
 
 def _zero_momentum(chosen: Selection, params: PyTree) -> PyTree:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 __all__ = ["Leaves", "Selection", "check_floating", "flatten", "is_function", "is_masked", "select"]
@@ -153,6 +154,12 @@ class Selection(NamedTuple):
         )
 
 
+def _is_flag(x: Any) -> bool:
+    """Whether a value is one boolean (or a whole number in its place) that is known now."""
+    traced = isinstance(x, jax.core.Tracer)
+    return not traced and np.ndim(x) == 0 and np.asarray(x).dtype.kind in "biu"
+
+
 def select(tree: Any, mask: Any | Callable[[Any], Any] | None, params: Any = None) -> Selection:
     """The leaves of ``tree`` that a mask, in optax's sense, lets through.
 
@@ -164,6 +171,7 @@ def select(tree: Any, mask: Any | Callable[[Any], Any] | None, params: Any = Non
 
     Raises:
         ValueError: the mask is not a prefix of the tree.
+        TypeError: a flag is no boolean, or not known while tracing.
 
     Example:
         >>> from snrgate.trees import select
@@ -186,4 +194,10 @@ def select(tree: Any, mask: Any | Callable[[Any], Any] | None, params: Any = Non
             f"mask is not a prefix of the parameter tree: it has {flatten(flags).paths[:5]}, the "
             f"parameters are {leaves.paths[:5]}; give one boolean for every parameter or subtree"
         )
+    for path, flag in zip(leaves.paths, chosen, strict=True):
+        if not _is_flag(flag):
+            raise TypeError(
+                f"mask has {type(flag).__name__!r} for {path!r}; give one boolean that is known "
+                "now for every parameter or subtree, no array of them and nothing traced"
+            )
     return Selection(leaves, [p and bool(c) for p, c in zip(present, chosen, strict=True)])

@@ -64,11 +64,39 @@ def test_a_mean_changed_by_hand_is_refused(change):
         lambda g: jax.tree.map(lambda x: x.astype(jnp.bfloat16), g),
         lambda g: jax.tree.map(jnp.copy, g),
         lambda g: jax.tree.map(np.asarray, g),
+        lambda g: optax.tree.cast(optax.tree.cast(g, jnp.bfloat16), jnp.float32),
     ],
-    ids=["itself", "a cast", "a copy", "numpy"],
+    ids=["itself", "a cast", "a copy", "numpy", "bfloat16 and back"],
 )
 def test_the_mean_itself_is_not_refused(change):
     run(snrgate.adamw(1e-2), "eager", change=change)
+
+
+def _place(g):
+    sharding = jax.sharding.NamedSharding(jax.make_mesh((1,), ("d",)), jax.sharding.PartitionSpec())
+    return jax.lax.with_sharding_constraint(g, sharding)
+
+
+PASSED_ON = {
+    "a cast and back": lambda g: optax.tree.cast(optax.tree.cast(g, jnp.bfloat16), jnp.float32),
+    "a copy": lambda g: jax.tree.map(jnp.copy, g),
+    "a sharding": _place,
+    "a device": lambda g: jax.device_put(g, jax.devices()[0]),
+    "a barrier": jax.lax.optimization_barrier,
+    "no gradient": jax.lax.stop_gradient,
+}
+
+
+@pytest.mark.parametrize("lose", [False, True])
+@pytest.mark.parametrize("how", PASSED_ON)
+def test_a_traced_mean_is_followed_through_what_leaves_its_numbers(how, lose):
+    gate = snrgate.adamw(1e-2)
+    one = functools.partial(step, gate, change=PASSED_ON[how], lose=lose)
+    if not lose:
+        jax.eval_shape(one, gate.init(PARAMS))
+        return
+    with pytest.raises(ValueError, match=r"moments.extra_args\(\)"):
+        jax.eval_shape(one, gate.init(PARAMS))
 
 
 def test_wrappers_that_leave_the_mean_alone_are_not_refused():
@@ -111,6 +139,15 @@ def test_wrappers_that_swallow_extra_arguments_are_named(noise):
         tx.update(moments.mean, tx.init(params), params, **moments.extra_args())
 
 
+def test_multi_steps_that_is_given_no_statistics_is_seen_to_lose_them():
+    """A chain drops the extra arguments of MultiSteps, whose mean is a new one."""
+    tx = optax.chain(optax.MultiSteps(snrgate.adamw(1e-2), 2))
+    with pytest.raises(ValueError, match="MultiSteps in a chain"):
+        jax.eval_shape(functools.partial(step, tx), tx.init(PARAMS))
+    tx = optax.chain(optax.MultiSteps(snrgate.adamw(1e-2, noise="streaming"), 2))
+    jax.eval_shape(functools.partial(step, tx), tx.init(PARAMS))
+
+
 def test_flatten_inside_keeps_the_gates_own_momentum_and_outside_is_refused():
     plain, state = run(snrgate.snr_gate(optax.scale_by_adam()), "jit")
     inside, flat = run(snrgate.snr_gate(optax.flatten(optax.scale_by_adam())), "jit")
@@ -119,6 +156,15 @@ def test_flatten_inside_keeps_the_gates_own_momentum_and_outside_is_refused():
     np.testing.assert_allclose(inside["kernel"], plain["kernel"], rtol=1e-4)
     with pytest.raises(ValueError, match="sum_sq_diff_grads does not have the tree structure"):
         run(optax.with_extra_args_support(optax.flatten(snrgate.adamw(1e-2))), "jit")
+
+
+def test_a_state_of_numpy_arrays_goes_on():
+    """As a checkpoint gives it back."""
+    tx = snrgate.adamw(1e-2)
+    _, state = run(tx, "jit")
+    updates, _ = jax.jit(functools.partial(step, tx))(state)
+    again, _ = step(tx, jax.tree.map(np.asarray, state))
+    np.testing.assert_allclose(updates["kernel"], again["kernel"], rtol=1e-5)
 
 
 # ---- states of other gates -----------------------------------------------------------------

@@ -170,3 +170,37 @@ def test_integer_and_complex_parameters_are_named():
 def test_a_mask_of_another_tree():
     with pytest.raises(ValueError, match="mask is not a prefix"):
         snrgate.snr_gate(optax.identity(), mask={"other": True}).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("flag", "kind"), [(jnp.ones((3, 2), bool), "Array"), ("gated", "str"), (0.5, "float")]
+)
+def test_a_mask_of_what_is_no_boolean(flag, kind):
+    tx = snrgate.adamw(1e-2, gate_mask={"dense": {"kernel": flag, "bias": True}})
+    with pytest.raises(TypeError, match=f"mask has '{kind}.*' for 'dense/kernel'"):
+        tx.init(PARAMS)
+    for one in (np.bool_(True), np.array(True), jnp.array(True), 1):
+        mask = {"dense": {"kernel": one, "bias": False}}
+        state = snrgate.adamw(1e-2, gate_mask=mask).init(PARAMS)
+        assert not jax.tree.leaves(optax.tree.get(state, "noise")["dense"]["bias"])
+
+
+def test_a_traced_mask():
+    with pytest.raises(TypeError, match="nothing traced"):
+        jax.eval_shape(lambda m: snrgate.adamw(1e-2, gate_mask=m).init(PARAMS), True)
+
+
+@pytest.mark.parametrize("size", [-4, float("nan"), np.float32("nan"), jnp.ones(1), np.arange(2)])
+@pytest.mark.parametrize("noise", ["exact", "streaming"])
+def test_a_sample_size_that_is_no_size(size, noise):
+    tx = snrgate.adamw(1e-2, noise=noise)
+    with pytest.raises(ValueError, match=r"sample_size.* must be (a number >= 0|one number)"):
+        update(tx, sum_sq_diff_grads=PARAMS, sample_size=size)
+
+
+def test_no_array_is_printed():
+    with pytest.raises(ValueError, match=r"block=<\w+> is unknown"):
+        snrgate.adamw(1e-2, block=jnp.ones((9, 9)))
+    tx = snrgate.adamw(1e-2, block=lambda path, shape: jnp.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"returned <\w+> for"):
+        tx.init(PARAMS)

@@ -7,13 +7,28 @@ live. An array that crosses the border of a ``jit`` is a new array, and has no r
 """
 
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from snrgate.moments.statistics import Moments
 
-__all__ = ["is_noted_mean", "mean_of", "note"]
+__all__ = ["is_noted_mean", "mean_of", "note", "same_numbers"]
+
+# These operations leave numbers as they are, apart from rounding to another dtype.
+_PASS_ON = {
+    "convert_element_type",
+    "copy",
+    "device_put",
+    "optimization_barrier",
+    "pcast",
+    "pvary",
+    "reduce_precision",
+    "reshard",
+    "sharding_constraint",
+    "stop_gradient",
+}
 
 # The identity of an array leads to the array, and to the mean that belongs to it.
 _MEAN_OF: dict[int, tuple[weakref.ref[Any], weakref.ref[Any]]] = {}
@@ -37,5 +52,22 @@ def mean_of(sums: Any) -> Any | None:
 
 
 def is_noted_mean(x: Any) -> bool:
-    """Whether an array is the mean of moments that were recorded."""
-    return mean_of(x) is x and x is not None
+    """Whether an array has the numbers of the mean of moments that were recorded."""
+    return any(y is not None and mean_of(y) is y for y in same_numbers(x))
+
+
+def same_numbers(x: Any) -> Iterator[Any]:
+    """An array, and the arrays that hold its numbers before a cast, a sharding or a barrier.
+
+    A traced array knows the operation that made it, which leads back to the operands.
+    """
+    seen, left = set(), [x]
+    while left:
+        x = left.pop()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        yield x
+        made_by = getattr(x, "parent", None)
+        if made_by is not None and made_by.primitive.name in _PASS_ON:
+            left.extend(made_by.in_tracers)
