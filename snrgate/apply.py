@@ -1,6 +1,5 @@
 """The gates of one step, and what they let through."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -8,7 +7,7 @@ from snrgate.annotations import Array, Float
 from snrgate.evidence import Reading
 from snrgate.measure import Step
 from snrgate.memory import Memory
-from snrgate.settings import Settings
+from snrgate.settings import Settings, is_zero
 from snrgate.trees import Selection
 
 __all__ = ["apply_gates", "fractions", "open_gates"]
@@ -23,13 +22,12 @@ def open_gates(
     memory: Memory,
 ) -> list[Array]:
     """The gates of every leaf, in shapes that broadcast against it."""
-    gates = []
-    for i, reading in enumerate(readings):
-        units = jax.tree.map(lambda u, i=i: u[i], step.units)
-        value = reading.gates(memory.signal[i], memory.noise[i], settings.rule(kind, units))
-        value = jnp.where(count <= settings.warmup_steps, 1, value)
-        gates.append(jnp.where(step.finite[i], value, 0))
-    return gates
+    rules = settings.rules(kind, step.units)
+    evidence = zip(readings, memory.signal, memory.noise, rules, strict=True)
+    gates = [reading.gates(signal, noise, rule) for reading, signal, noise, rule in evidence]
+    if not is_zero(settings.warmup_steps):
+        gates = [jnp.where(count <= settings.warmup_steps, 1, q) for q in gates]
+    return [jnp.where(ok, q, 0) for ok, q in zip(step.finite, gates, strict=True)]
 
 
 def apply_gates(updates: list[Array], gates: list[Array], finite: Array) -> list[Array]:
@@ -39,9 +37,8 @@ def apply_gates(updates: list[Array], gates: list[Array], finite: Array) -> list
     gradient itself is not finite, the gate does not hide what the inner one makes of it.
     """
     through = []
-    for i, (u, q) in enumerate(zip(map(jnp.asarray, updates), gates, strict=True)):
-        shut = jnp.where(finite[i] | jnp.isfinite(u), 0, u)
-        through.append(jnp.where(q == 0, shut, (u * q).astype(u.dtype)))
+    for u, q, ok in zip(map(jnp.asarray, updates), gates, finite, strict=True):
+        through.append(jnp.where((q == 0) & ok, 0, u * q).astype(u.dtype))
     return through
 
 

@@ -4,6 +4,7 @@ A *reading* of a tensor says which of its numbers share evidence. The transforma
 squared momenta and noises, averages the sums over steps, and asks it for the gates.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -145,7 +146,8 @@ class Sided(NamedTuple):
         if len(given) == 1:
             return gates[0]
         best = jnp.argmax(jnp.array([self._difference(signal[i], noise[i]) for i in given]))
-        return sum(jnp.where(best == i, gate, 0) for i, gate in enumerate(gates))
+        taken = [jnp.where(best == i, gate, 0) for i, gate in enumerate(gates)]
+        return functools.reduce(jnp.add, taken)
 
     def _difference(self, signal: Array, noise: Array) -> Array:
         """The difference between the units of one side, less the price of their number."""

@@ -1,11 +1,12 @@
 """What one step shows of every gated parameter tensor: its signal and its noise."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from snrgate.annotations import Array, Bool, Float, Int, PyTree, Scalar
+from snrgate.annotations import Array, Bool, Float, Int, Scalar
 from snrgate.evidence import Reading
 from snrgate.moments.statistics import noise_of_mean
 from snrgate.momentum import observed_decay
@@ -98,18 +99,20 @@ def measure(settings: Settings, readings: list[Reading], given: Given) -> Step:
         unit = Units(*(jnp.ones_like(unit.signal),) * 2, jnp.zeros_like(unit.own))
 
     # What it does show.
-    noise = [_scaled(n, unit.noise[i]) for i, n in enumerate(_noises(readings, given, previous))]
-    corrected = jnp.ones_like(unit.signal)
+    noises = _noises(readings, given, previous)
+    # Reciprocals of whole vectors: a division a leaf would be a kernel of its own.
+    noise = [_scaled(n, u) for n, u in zip(noises, 1 / unit.noise, strict=True)]
+    scale = 1 / unit.signal
     if given.kind != "instantaneous":
-        corrected = 1 - jnp.asarray(decay, corrected.dtype) ** age
+        scale /= jnp.square(1 - jnp.asarray(decay, scale.dtype) ** age)
     signal = [
-        _scaled(reading.squares(m, n), unit.signal[i] * jnp.square(corrected[i]))
-        for i, (reading, m, n) in enumerate(zip(readings, momentum, noise, strict=True))
+        _scaled(reading.squares(m, n), u)
+        for reading, m, n, u in zip(readings, momentum, noise, scale, strict=True)
     ]
 
     # One bad example must not stay: a leaf that is not finite sits out this step. A batch of
     # padding alone shows nothing.
-    finite = jnp.array([_all_finite(sums) for sums in zip(signal, noise, strict=True)], bool)
+    finite = jnp.array(list(map(_all_finite, signal, noise)), bool)
     counts = finite & batch.counts
     own = None
     if given.own is not None:
@@ -160,13 +163,15 @@ def _noises(readings: list[Reading], given: Given, previous: list[Array]) -> lis
     ]
 
 
-def _scaled(sums: Any, unit: Array) -> Any:
+def _scaled(sums: Any, scale: Array) -> Any:
     """Sums in a unit. Where pure noise shows nothing at all the sums are not to be compared."""
-    return jax.tree.map(lambda s: s / unit.astype(s.dtype), sums)
+    return jax.tree.map(lambda s: s * scale.astype(s.dtype), sums)
 
 
-def _all_finite(tree: PyTree) -> Array:
-    return jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)], bool).all()
+def _all_finite(signal: Any, noise: Any) -> Array:
+    # A sum is finite where both are: neither is negative.
+    both = jax.tree.leaves(jax.tree.map(jnp.add, signal, noise))
+    return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in both))
 
 
 def average(old: list[Array], new: list[Array], decay: Scalar) -> list[Array]:

@@ -45,16 +45,14 @@ def _running(
     readings: list[Reading], before: list[Array], now: list[Any], step: Step, decay: Scalar
 ) -> tuple[list[Array], list[Any]]:
     """Running averages of what counts, and the same bias-corrected."""
-    weight = 1 - jnp.asarray(decay, step.units.signal.dtype) ** step.age
+    corrections = 1 / (1 - jnp.asarray(decay, step.units.signal.dtype) ** step.age)
     running = [
-        jax.tree.map(functools.partial(_blend, step.counts[i], decay), r.unpacked(old), new)
-        for i, (r, old, new) in enumerate(zip(readings, before, now, strict=True))
+        jax.tree.map(functools.partial(_blend, counts, decay), r.unpacked(old), new)
+        for r, old, new, counts in zip(readings, before, now, step.counts, strict=True)
     ]
     corrected = [
-        jax.tree.map(
-            lambda x, new, i=i: None if new is None else x / weight[i].astype(x.dtype), mean, new
-        )
-        for i, (mean, new) in enumerate(zip(running, now, strict=True))
+        jax.tree.map(lambda x, new, c=c: None if new is None else x * c.astype(x.dtype), mean, new)
+        for mean, new, c in zip(running, now, corrections, strict=True)
     ]
     return [r.packed(x) for r, x in zip(readings, running, strict=True)], corrected
 

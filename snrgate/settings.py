@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from snrgate.annotations import Array, Scalar
-from snrgate.block import Block, block_axes
+from snrgate.block import Block, block_axes, shown
 from snrgate.evidence import Rule
 from snrgate.gate import GATES, GateRule
 from snrgate.moments.statistics import Moments
 from snrgate.spread import Units
 from snrgate.trees import flatten
 
-__all__ = ["Settings", "check_ranges", "exact_defaults", "known", "said"]
+__all__ = ["Settings", "check_ranges", "exact_defaults", "is_zero", "known", "said"]
 
 NOISES = ("auto", "exact", "streaming", "instantaneous")
 
@@ -45,6 +45,11 @@ _RANGES = {
 def known(x: Any) -> bool:
     """Whether a value can be looked at now: given, and not traced."""
     return x is not None and not isinstance(x, jax.core.Tracer)
+
+
+def is_zero(x: Scalar) -> bool:
+    """Whether a number is known to be 0 now."""
+    return known(x) and float(x) == 0
 
 
 def check_ranges(**numbers: Any) -> None:
@@ -134,12 +139,12 @@ class Settings:
     warmup_steps: Scalar
 
     def __post_init__(self) -> None:
-        choices = [("noise", self.noise, NOISES)]
+        choices: list[tuple[str, str, tuple[str, ...]]] = [("noise", self.noise, NOISES)]
         if not callable(self.gate):
             choices.append(("gate", self.gate, tuple(GATES)))
         for name, value, names in choices:
-            if value not in names:
-                raise ValueError(f"{name}={value!r} is unknown; use one of {sorted(names)}")
+            if not isinstance(value, str) or value not in names:
+                raise ValueError(f"{name}={shown(value)} is unknown; use one of {sorted(names)}")
         if isinstance(self.block, Moments):
             object.__setattr__(self, "block", _block_of(self.block))
         elif not callable(self.block):
@@ -152,7 +157,7 @@ class Settings:
 
     def _check_memory(self) -> None:
         decay = self.signal_decay
-        if decay is None or (known(decay) and jnp.ndim(decay) == 0 and float(decay) == 0):
+        if decay is None or (jnp.ndim(decay) == 0 and is_zero(decay)):
             return
         if self.noise == "instantaneous":
             raise ValueError(
@@ -191,26 +196,35 @@ class Settings:
             return self.noise
         return "streaming" if sum_sq_diff_grads is None else "exact"
 
-    def rule(self, kind: str, units: Units) -> Rule:
-        """The gate as a function of the signal and the noise of one tensor, in their units.
+    def rules(self, kind: str, units: Units) -> list[Rule]:
+        """The gate of every tensor as a function of its signal and its noise, in their units.
 
         Args:
             kind: "exact", "streaming" or "instantaneous".
-            units: of this tensor at this step, scalars.
+            units: of this step, one number a tensor.
         """
+        thresholds, softnesses = (
+            list(jnp.asarray(x)) if jnp.ndim(x) else [x] * len(units.signal)
+            for x in self._threshold(units)
+        )
+        return [
+            functools.partial(self._gate, kind, *scalars)
+            for scalars in zip(thresholds, softnesses, strict=True)
+        ]
+
+    def _gate(
+        self, kind: str, threshold: Scalar, softness: Scalar, signal: Array, noise: Array
+    ) -> Array:
+        """The gates of one tensor."""
         gate: GateRule = self.gate if callable(self.gate) else GATES[self.gate]
-        threshold, softness = self._threshold(units)
         # At the first step streaming noise and squared signal are one number: rounding must not
         # open the gate.
-        ulps = 8 if kind == "streaming" else 0
-
-        def rule(signal: Array, noise: Array) -> Array:
-            tie = 1 + ulps * jnp.finfo(noise.dtype).eps
-            scalars = (jnp.asarray(x, noise.dtype) for x in (threshold * tie, softness))
-            value = gate(signal, noise, *scalars)
-            return jnp.asarray(self.floor + (1 - self.floor) * value, noise.dtype)
-
-        return rule
+        tie = 1 + (8 if kind == "streaming" else 0) * float(jnp.finfo(noise.dtype).eps)
+        scalars = (jnp.asarray(x, noise.dtype) for x in (threshold * tie, softness))
+        value = gate(signal, noise, *scalars)
+        if not is_zero(self.floor):
+            value = self.floor + (1 - self.floor) * value
+        return jnp.asarray(value, noise.dtype)
 
     def _threshold(self, units: Units) -> tuple[Scalar, Scalar]:
         """Threshold and softness, on signal over noise in their units."""

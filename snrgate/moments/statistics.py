@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from snrgate.annotations import Array, Float, PyTree, Scalar
 from snrgate.gate import pool
@@ -49,6 +50,9 @@ def noise_of_mean(
     Returns:
         The noise, in the shape of ``sum_sq_diff``, in units of gradient squared.
     """
+    number = isinstance(sample_size, (int, float, np.number, np.ndarray))
+    if number and np.ndim(sample_size) == 0 and (size := float(sample_size)) > 1:
+        return sum_sq_diff / (size * (size - 1))
     n = jnp.asarray(sample_size, sum_sq_diff.dtype)
     several = n > 1
     variance = sum_sq_diff / jnp.where(several, n * (n - 1), 1)
