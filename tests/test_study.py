@@ -210,6 +210,6 @@ def test_where_there_is_one_setting_none_is_looked_for(tmp_path):
     runs = {"adamw": {0: run_of(0.2) | {"seconds": 1.0}}}
     runs["adamw"][0]["settings"] |= flat(tuned["last"])
     page = row_page("line", row, runs, {"adamw": {}}, {})
-    assert "There is one learning rate and weight decay for all." in page
+    assert "All contenders have the same learning rate and weight decay." in page
     assert "chosen" not in page
     assert "tried" not in page
