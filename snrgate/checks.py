@@ -175,7 +175,7 @@ def check_state(settings: Settings, chosen: Selection, readings: list[Reading], 
         return
     kept = chosen.pick(state.noise, "state.noise")
     for path, reading, sums in zip(chosen.paths, readings, kept, strict=True):
-        shapes = [jnp.shape(x) for x in jax.tree.leaves(sums)]
+        shapes = [jnp.shape(sums)]
         if shapes != reading.shapes:
             raise ValueError(
                 f"the state holds the noise of {path!r} in the shapes {shapes}, but "

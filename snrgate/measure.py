@@ -91,8 +91,8 @@ def measure(settings: Settings, readings: list[Reading], given: Given) -> Step:
     # What pure noise would show at this step. The gate's own momentum has not seen the steps
     # that it sat out; that of the inner transformation has.
     batch = batch_of(given.sample_size, settings.dataset_size)
-    age = given.count - given.skipped if given.inner is None else given.count + 0 * given.skipped
-    age = jnp.maximum(age, 1)
+    missed = given.skipped if given.inner is None else jnp.zeros_like(given.skipped)
+    age = jnp.maximum(given.count - missed, 1)
     spread = next_spread(given.spread, batch, decay)
     unit = units(given.kind, batch, decay, age, given.spread, spread)
     if settings.alpha is not None:  # the paper's threshold is on the numbers as they are

@@ -264,8 +264,8 @@ class Gated:
         settings, kind = self.settings, self.settings.kind(sum_sq_diff_grads)
         state = _of_jax(state)
         self._check(kind, updates, params, sum_sq_diff_grads, sample_size)
-        given = {"sum_sq_diff_grads": sum_sq_diff_grads, "sample_size": sample_size}
-        extra_args |= {name: x for name, x in given.items() if x is not None}
+        statistics = {"sum_sq_diff_grads": sum_sq_diff_grads, "sample_size": sample_size}
+        extra_args |= {name: x for name, x in statistics.items() if x is not None}
 
         # Moments are float32 where the parameters have 16 bits; Adam's state must not become so.
         narrow = updates if params is None else optax.tree.cast_like(updates, params)
