@@ -1,14 +1,27 @@
 """Blocks: which parameters pool their evidence into one gate.
 
 A block is described by the axes of a parameter tensor that are summed. The sums keep these axes
-with size 1, so that they broadcast against the parameter.
+with size 1, so that they broadcast against the parameter. The block "kronecker" is none of these:
+it keeps the sums of products along both sides of a kernel, and :class:`Sides` says which they are.
 """
 
+import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["BLOCKS", "Block", "block_axes", "known_unit_axes", "pooled_shape", "shown"]
+__all__ = [
+    "BLOCKS",
+    "MAX_SIDE",
+    "Block",
+    "Sides",
+    "block_axes",
+    "default_sides",
+    "known_unit_axes",
+    "pooled_shape",
+    "shown",
+    "sides_of",
+]
 
 Axes = tuple[int, ...]
 
@@ -128,3 +141,69 @@ def pooled_shape(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
         (1, 10)
     """
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
+
+
+MAX_SIDE = 1024
+"""A side of a kernel with more numbers is kept as the diagonal of its matrix."""
+
+
+class Sides(NamedTuple):
+    """The axes of a parameter tensor by the side of the kernel that they belong to.
+
+    An axis of size 1 belongs to nobody, and every other axis to exactly one. The rows hold the
+    first axis that is not of the stack. All axes are ascending.
+
+    Attributes:
+        stack: axes that number kernels of their own, as the layers of a stack do.
+        rows: axes of the one side.
+        columns: axes of the other side; ``()`` where there is only one side.
+    """
+
+    stack: Axes
+    rows: Axes
+    columns: Axes
+
+
+def sides_of(stack: Axes, one: Axes, other: Axes) -> Sides:
+    """The sides of a kernel from axes in any order, none of them of size 1.
+
+    Example:
+        >>> from snrgate.block import sides_of
+        >>> sides_of((), (2, 1), (0,))
+        Sides(stack=(), rows=(0,), columns=(1, 2))
+    """
+    sides = sorted((tuple(sorted(axes)) for axes in (one, other)), key=lambda a: a or (math.inf,))
+    return Sides(tuple(sorted(stack)), *sides)
+
+
+def default_sides(path: str, shape: tuple[int, ...]) -> Sides | None:
+    """The sides of a parameter as far as its name and its shape show them.
+
+    The axes that :func:`known_unit_axes` names are one side, and the others are the other one.
+    Where the name does not show them, the axes are cut in two where the sides are most even.
+
+    Args:
+        path: the parameter's place in the tree, keys joined by "/".
+        shape: the parameter's shape.
+
+    Returns:
+        The sides, without a stack; ``None`` for a tensor of fewer than two axes.
+
+    Example:
+        >>> from snrgate.block import default_sides
+        >>> default_sides("conv/weight", (64, 3, 3, 3)), default_sides("bias", (10,))
+        (Sides(stack=(), rows=(0,), columns=(1, 2, 3)), None)
+    """
+    if len(shape) < 2:
+        return None
+    axes = [i for i, n in enumerate(shape) if n != 1]
+    known = known_unit_axes(path, shape)
+    if known is not None:
+        pooled = tuple(i for i in axes if i in known)
+        return sides_of((), pooled, tuple(i for i in axes if i not in known))
+
+    def larger(cut: int) -> int:
+        return max(math.prod(shape[i] for i in side) for side in (axes[:cut], axes[cut:]))
+
+    cut = min(range(1, len(axes)), key=larger, default=len(axes))
+    return sides_of((), tuple(axes[:cut]), tuple(axes[cut:]))

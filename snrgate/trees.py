@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from snrgate.block import Sides
+
 __all__ = ["Leaves", "Selection", "check_floating", "flatten", "is_function", "is_masked", "select"]
 
 
@@ -63,8 +65,12 @@ class Leaves(NamedTuple):
 
 
 def _one_leaf(here: Any, there: Any) -> bool:
-    """Whether one leaf matches one leaf. A masked place matches anything."""
-    return is_masked(here) or is_masked(there) or jax.tree_util.all_leaves([there])
+    """Whether one leaf matches one leaf. A masked place matches anything.
+
+    The sums along both sides of a kernel are two arrays that stand for one leaf.
+    """
+    by_sides = isinstance(getattr(there, "sides", None), Sides)
+    return is_masked(here) or is_masked(there) or by_sides or jax.tree_util.all_leaves([there])
 
 
 def is_function(x: Any) -> bool:
