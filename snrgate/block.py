@@ -17,10 +17,12 @@ __all__ = [
     "Sides",
     "block_axes",
     "default_sides",
+    "is_long",
     "known_unit_axes",
     "pooled_shape",
     "shown",
     "sides_of",
+    "summed",
 ]
 
 Axes = tuple[int, ...]
@@ -147,6 +149,11 @@ MAX_SIDE = 1024
 """A side of a kernel with more numbers is kept as the diagonal of its matrix."""
 
 
+def is_long(size: int) -> bool:
+    """Whether a side of so many numbers is kept as its diagonal."""
+    return size > MAX_SIDE
+
+
 class Sides(NamedTuple):
     """The axes of a parameter tensor by the side of the kernel that they belong to.
 
@@ -207,3 +214,20 @@ def default_sides(path: str, shape: tuple[int, ...]) -> Sides | None:
 
     cut = min(range(1, len(axes)), key=larger, default=len(axes))
     return sides_of((), tuple(axes[:cut]), tuple(axes[cut:]))
+
+
+def summed(block: Block, path: str, shape: tuple[int, ...]) -> Axes | Sides:
+    """How the squared differences of one parameter are summed, as far as its name tells.
+
+    Returns:
+        The sides of a kernel for the block "kronecker". Otherwise, and for tensors of fewer than
+        two axes, the axes that :func:`block_axes` pools.
+
+    Example:
+        >>> from snrgate.block import summed
+        >>> summed("kronecker", "w", (3, 2)), summed("kronecker", "b", (2,))
+        (Sides(stack=(), rows=(0,), columns=(1,)), ())
+    """
+    if isinstance(block, str) and block == "kronecker":
+        return default_sides(path, shape) or ()
+    return block_axes(block, path, shape)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from snrgate.annotations import Array, Float, PyTree
+from snrgate.moments.kronecker import SideSums, trace
 from snrgate.moments.statistics import Moments, pool_like
 from snrgate.trees import flatten
 
@@ -87,7 +88,10 @@ def _per_layer(state: optax.OptState, params: PyTree, name: str) -> dict[str, Ar
 
 
 def _total(tree: PyTree) -> Array:
-    return sum((jnp.sum(x) for x in jax.tree.leaves(tree)), jnp.zeros((), jnp.float32))
+    """The sum of all numbers; of sums by the sides of a kernel, that of all squared differences."""
+    sums = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, SideSums))
+    totals = (trace(x) if isinstance(x, SideSums) else jnp.sum(x) for x in sums)
+    return sum(totals, jnp.zeros((), jnp.float32))
 
 
 def noise_scale(moments: Moments) -> Float[Array, ""]:
@@ -150,7 +154,7 @@ def risk_decrease(moments: Moments, preconditioner: PyTree | float = 1.0) -> Ris
         preconditioner: the step per unit of gradient, a scalar or a tree like the parameters. For
             Adam it is ``learning_rate * (1 - b1) / (sqrt(v) + eps)``, the part of the step that
             this batch decides. With pooled moments it must be constant on each block, and have
-            the shape of the sums.
+            the shape of the sums. Where these are by the sides of a kernel, it is one number.
 
     Returns:
         Both decreases, in units of the loss.
@@ -173,12 +177,15 @@ def risk_decrease(moments: Moments, preconditioner: PyTree | float = 1.0) -> Ris
     steps = leaves.match(jax.tree.broadcast(preconditioner, moments.mean), "preconditioner")
     training = population = jnp.zeros((), jnp.float32)
     for path, mean, noise, p in zip(leaves.paths, leaves.values, noises, steps, strict=True):
+        signal_sq = jnp.square(mean)
+        if isinstance(noise, SideSums):  # the whole tensor is one block
+            noise, signal_sq = trace(noise), jnp.sum(signal_sq)
         if jnp.ndim(p) and jnp.shape(p) != noise.shape:
             raise ValueError(
                 f"the preconditioner of {path!r} has shape {jnp.shape(p)}, the noise "
                 f"{noise.shape}; use moments with block='parameter', or one number a block"
             )
-        signal_sq = pool_like(jnp.square(mean), noise)
+        signal_sq = pool_like(signal_sq, noise)
         training += jnp.sum(p * signal_sq)
         population += jnp.sum(p * (signal_sq - noise))
     return RiskDecrease(training, population)

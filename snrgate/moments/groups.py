@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from snrgate.annotations import Scalar
 from snrgate.gate import null_level
 from snrgate.moments.origin import note
-from snrgate.moments.statistics import Moments
+from snrgate.moments.statistics import Moments, same_sides
 
 __all__ = ["add_groups"]
 
@@ -45,7 +45,8 @@ def add_groups(
         Moments for one update; ``sample_size`` is that of the first group.
 
     Raises:
-        ValueError: there are no groups, or there is not one size for each.
+        ValueError: there are no groups, or there is not one size for each; or, with
+            ``block="kronecker"``, the losses use a parameter in ways that have different sides.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,6 +62,7 @@ def add_groups(
             f"{len(groups)} groups of moments with {len(dataset_sizes)} dataset_sizes; give at "
             "least one group, and a size (or None) for each"
         )
+    same_sides(*groups)
     fresh = null_level("exact", b1, math.inf)
     size = jnp.asarray(groups[0].sample_size)
     back = size * (size - 1)  # from a noise to a sum of squared differences

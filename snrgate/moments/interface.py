@@ -65,7 +65,9 @@ def value_and_moments(
             takes "vmap".
         block: what to sum the squared differences over: "parameter" (nothing), "unit", "tensor"
             or ``(path, shape) -> axes``; see :func:`snrgate.block.block_axes`. A gate that pools
-            needs no more than the pooled sums.
+            needs no more than the pooled sums. "kronecker" keeps the products of differences along
+            both sides of every kernel, :class:`~snrgate.moments.kronecker.SideSums`, and plain sums
+            for vectors and scalars.
         microbatch_size: examples handled at once; memory for per-example gradients is bounded by
             it. Any size will do, the last microbatch may be ragged. ``None`` takes all at once.
         axis_name: name of the mapped axis (pmap, shard_map) over which the batch is spread;
@@ -74,11 +76,13 @@ def value_and_moments(
         has_aux: whether ``loss_fn`` returns an auxiliary output besides the loss.
 
     Returns:
-        A function ``(params, batch, *, weights=None) -> (loss, moments)``, or
+        A function ``(params, batch, *, weights=None, measure=True) -> (loss, moments)``, or
         ``((loss, aux), moments)``. ``batch`` is the tree of examples with a leading axis ``b``.
         ``weights``, shape ``(b,)``, says how often each example counts: 0 for padding (whose
         content, NaN included, is ignored), 1 for an example, 2 for one that stands for two. They
-        are counts, not importance weights. ``loss`` is the weighted mean, ``aux`` has the
+        are counts, not importance weights. ``measure``, a bool or a traced one, says whether to
+        compute the squared differences; where it is false, they are zeros that cost nothing, and
+        all else is the same. ``loss`` is the weighted mean, ``aux`` has the
         leading axis ``b``, ``moments`` are :class:`~snrgate.Moments`, float32 or wider.
 
     Raises:
@@ -86,7 +90,8 @@ def value_and_moments(
             of a single example without weights (no noise can be estimated); microbatches of a
             batch of symbolic size; a loss that is not a scalar; weights
             of another shape, or negative.
-        TypeError: a parameter that is not a real floating-point array.
+        TypeError: a parameter that is not a real floating-point array; ``measure`` that is not one
+            boolean.
 
     Example:
         >>> import jax.numpy as jnp
@@ -107,7 +112,7 @@ def value_and_moments(
     scalar_loss = _refuse_non_scalar(loss_fn, has_aux)
 
     def of_device(
-        params: PyTree, batch: PyTree, weights: Array | None, axis_name: Any
+        params: PyTree, batch: PyTree, weights: Array | None, measure: Any, axis_name: Any
     ) -> tuple[Array, Any, Moments]:
         size = _batch_size(batch)
         known = isinstance(size, int)
@@ -117,7 +122,13 @@ def value_and_moments(
 
         def run(chunk_of_batch: PyTree, chunk_weights: Array) -> tuple[Array, Any, Moments]:
             return compute(
-                scalar_loss, params, chunk_of_batch, chunk_weights, block=block, has_aux=has_aux
+                scalar_loss,
+                params,
+                chunk_of_batch,
+                chunk_weights,
+                block=block,
+                has_aux=has_aux,
+                measure=measure,
             )
 
         if microbatch_size is not None and not known:
@@ -128,14 +139,15 @@ def value_and_moments(
         if microbatch_size is None or microbatch_size >= size:
             loss, aux, moments = run(batch, weights)
         else:
-            loss, aux, moments = _in_microbatches(run, batch, weights, microbatch_size)
+            loss, aux, moments = _in_microbatches(run, batch, weights, measure, microbatch_size)
         if axis_name is not None:
-            loss, moments = _over_devices(loss, moments, axis_name)
+            loss, moments = _over_devices(loss, moments, measure, axis_name)
         return loss, aux, moments
 
     def grad_fn(
-        params: PyTree, batch: PyTree, *, weights: ArrayLike | None = None
+        params: PyTree, batch: PyTree, *, weights: ArrayLike | None = None, measure: Any = True
     ) -> tuple[Any, Moments]:
+        measure = _check_measure(measure)
         check_floating(flatten(params), "parameter")
         size = _batch_size(batch)
         if size == 1 and axis_name is None and weights is None:
@@ -146,9 +158,9 @@ def value_and_moments(
         axes = axes_of_examples(batch) if axis_name is None else ()
         if axes:
             run = functools.partial(of_device, axis_name=axes)
-            loss, aux, moments = on_own_examples(run, params, batch, weights, axes)
+            loss, aux, moments = on_own_examples(run, params, batch, weights, measure, axes)
         else:
-            loss, aux, moments = of_device(params, batch, weights, axis_name)
+            loss, aux, moments = of_device(params, batch, weights, measure, axis_name)
         if counted_once:
             # Known now, under jit too: the gate can check it against the size of the data set.
             moments = moments._replace(sample_size=np.asarray(size, jnp.result_type(float)))
@@ -166,10 +178,12 @@ def _each_once(size: Any) -> Float[Array, " b"]:
         return jnp.asarray(np.ones(size, jnp.result_type(float)))
 
 
-def _over_devices(loss: Array, moments: Moments, axis_name: Any) -> tuple[Array, Moments]:
+def _over_devices(
+    loss: Array, moments: Moments, measure: Any, axis_name: Any
+) -> tuple[Array, Moments]:
     """Loss and moments of the examples of all devices, the same on each of them."""
     own = loss * jnp.asarray(moments.sample_size, loss.dtype)
-    moments = merge_across(moments, axis_name)
+    moments = merge_across(moments, axis_name, measure=measure)
     n = jnp.asarray(moments.sample_size, loss.dtype)
     # It rides with the moments: XLA makes one reduction of all that are independent.
     return jax.lax.psum(own, axis_name) / jnp.where(n > 0, n, 1), moments
@@ -183,17 +197,16 @@ def _check_settings(method: Any, block: Any, microbatch_size: Any) -> None:
 
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method={told(method)} is unknown; use one of {sorted(METHODS)}")
-    if not callable(block) and not (isinstance(block, str) and block in BLOCKS):
-        raise ValueError(
-            f"block={told(block)} is unknown; use one of {sorted(BLOCKS)} or a function"
-        )
+    names = sorted([*BLOCKS, "kronecker"])
+    if not callable(block) and not (isinstance(block, str) and block in names):
+        raise ValueError(f"block={told(block)} is unknown; use one of {names} or a function")
     size = microbatch_size
     if size is not None and (not isinstance(size, int) or size < 1):
         raise ValueError(f"microbatch_size={told(size)} must be a whole number of examples")
 
 
 def _in_microbatches(
-    run: Callable[..., Any], batch: PyTree, weights: Float[Array, " b"], chunk: int
+    run: Callable[..., Any], batch: PyTree, weights: Float[Array, " b"], measure: Any, chunk: int
 ) -> tuple[Array, Any, Moments]:
     """Scan over microbatches of ``chunk`` examples, merging as they come."""
     size = weights.shape[0]
@@ -208,7 +221,7 @@ def _in_microbatches(
         loss_sum, moments = carry
         loss, aux, new = run(*xs)
         loss_sum = loss_sum + loss * new.sample_size.astype(loss.dtype)
-        return (loss_sum, merge(moments, new)), aux
+        return (loss_sum, merge(moments, new, measure=measure)), aux
 
     first = jax.tree.map(lambda x: x[0], (chunks, chunk_weights))
     shapes = jax.eval_shape(run, *first)
@@ -282,3 +295,14 @@ def _check_weights(weights: Any, size: int) -> Float[Array, " b"]:
         raise ValueError("weights count examples: they must be numbers >= 0")
     weights = jnp.asarray(weights, jnp.result_type(float))
     return jnp.where(weights > 0, weights, 0)  # a traced weight could not be looked at
+
+
+def _check_measure(measure: Any) -> Any:
+    """A bool where it is known now, and otherwise a traced boolean."""
+    dtype = getattr(measure, "dtype", type(measure))
+    if dtype not in (bool, np.dtype(bool)) or jnp.shape(measure) != ():
+        raise TypeError(
+            f"measure has shape {jnp.shape(measure) if hasattr(measure, 'shape') else ()} and type "
+            f"{getattr(dtype, '__name__', dtype)}; give one boolean, such as step % 10 == 0"
+        )
+    return measure if isinstance(measure, jax.core.Tracer) else bool(measure)

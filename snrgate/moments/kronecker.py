@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 
 from snrgate.annotations import Array, Float
-from snrgate.block import MAX_SIDE, Sides
+from snrgate.block import Sides, is_long
 
 __all__ = [
     "SideSums",
+    "example_products",
     "fold",
     "not_negative",
     "outer_sums",
@@ -108,9 +109,30 @@ def outer_sums(x: Float[Array, "..."], sides: Sides) -> SideSums:
 def side_products(x: Float[Array, "*stack m n"]) -> Float[Array, "..."]:
     """``x x^T``, ``(*stack, m, m)``, or its diagonal, ``(*stack, m)``, where the side is long."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    if x.shape[-2] > MAX_SIDE:
+    if is_long(x.shape[-2]):
         return jnp.sum(jnp.square(x.astype(dtype)), axis=-1)
     return jnp.einsum("...mn,...kn->...mk", x, x, preferred_element_type=dtype)
+
+
+def example_products(
+    grads: Float[Array, "b *stack m n"], weights: Float[Array, " b"] | None
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Sums over examples of the products of both sides of a matrix an example.
+
+    Args:
+        grads: the matrices. One of weight zero does not count, whatever it holds.
+        weights: how often each example counts; ``None`` where every one counts once.
+    """
+    if weights is not None:
+        w = weights.reshape(-1, *(1,) * (grads.ndim - 1)).astype(grads.dtype)
+        grads = jnp.where(w > 0, grads, 0) * jnp.sqrt(w)
+
+    def side(x: Float[Array, "b *stack m n"]) -> Float[Array, "..."]:
+        # The matrices of all examples side by side are one matrix.
+        x = jnp.moveaxis(x, 0, -2)
+        return side_products(x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1]))
+
+    return side(grads), side(jnp.swapaxes(grads, -1, -2))
 
 
 def side_shapes(shape: tuple[int, ...], sides: Sides) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -123,7 +145,7 @@ def side_shapes(shape: tuple[int, ...], sides: Sides) -> tuple[tuple[int, ...], 
         ((5000,), (64, 64))
     """
     *stack, m, n = _unfolded(shape, sides)
-    rows, columns = ((k,) if k > MAX_SIDE else (k, k) for k in (m, n))
+    rows, columns = ((k,) if is_long(k) else (k, k) for k in (m, n))
     return (*stack, *rows), (*stack, *columns)
 
 

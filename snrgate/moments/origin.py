@@ -36,19 +36,28 @@ _MEAN_OF: dict[int, tuple[weakref.ref[Any], weakref.ref[Any]]] = {}
 
 def note(moments: Moments) -> Moments:
     """Record the mean of every leaf of ``moments``, and return ``moments``."""
-    means, sums = map(jax.tree.leaves, (moments.mean, moments.sum_sq_diff))
-    for mean, squares in zip(means, sums, strict=True):
-        for array in (mean, squares):
+
+    def record(mean: Any, squares: Any) -> None:
+        for array in (mean, *jax.tree.leaves(squares)):
             key = id(array)
             gone = weakref.ref(array, lambda _, key=key: _MEAN_OF.pop(key, None))
             _MEAN_OF[key] = gone, weakref.ref(mean)
+
+    jax.tree.map(record, moments.mean, moments.sum_sq_diff)
     return moments
 
 
 def mean_of(sums: Any) -> Any | None:
-    """The mean that an array of :func:`note` belongs to, or ``None`` where it has no record."""
-    array, mean = _MEAN_OF.get(id(sums), (None, None))
-    return mean() if mean is not None and array is not None and array() is sums else None
+    """The mean that sums of :func:`note` belong to, or ``None`` where they have no record.
+
+    Args:
+        sums: an array, or the two arrays of the sums by sides.
+    """
+    for given in jax.tree.leaves(sums):
+        array, mean = _MEAN_OF.get(id(given), (None, None))
+        if mean is not None and array is not None and array() is given:
+            return mean()
+    return None
 
 
 def is_noted_mean(x: Any) -> bool:

@@ -7,12 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from snrgate.annotations import Array, Float, PyTree
-from snrgate.block import Block, block_axes
+from snrgate.block import Block, Sides, summed
 from snrgate.gate import pool
-from snrgate.moments.statistics import Moments, accumulator_dtype
+from snrgate.moments.kronecker import SideSums, example_products, unfold
+from snrgate.moments.statistics import Moments, Sums, accumulator_dtype
+from snrgate.moments.varying import if_measured
 from snrgate.trees import select
 
 __all__ = ["array_moments", "expand", "moments_of_examples", "vmap_moments", "weighted_mean"]
+
+Pools = tuple[tuple[int, ...] | Sides, ...]
+"""For every parameter the axes to pool, or the sides of its kernel."""
 
 
 def expand(weights: Float[Array, " b"], like: Array) -> Array:
@@ -52,35 +57,54 @@ def moments_of_examples(
     """
     named = select(grads, None)
     shapes = (g.shape[1:] for g in jax.tree.leaves(grads))
-    pools = tuple(block_axes(block, p, s) for p, s in zip(named.paths, shapes, strict=True))
+    pools = tuple(summed(block, p, s) for p, s in zip(named.paths, shapes, strict=True))
     return _moments(grads, weights, pools)
 
 
 def _moments(
-    grads: PyTree, weights: Float[Array, " b"], pools: tuple[tuple[int, ...], ...]
+    grads: PyTree, weights: Float[Array, " b"], pools: Pools, measure: Any = True
 ) -> Moments:
     leaves, treedef = jax.tree.flatten(grads)
-    pairs = [array_moments(g, weights, axes) for g, axes in zip(leaves, pools, strict=True)]
-    means, squares = ([pair[i] for pair in pairs] for i in range(2))
+    means = [weighted_mean(g, weights) for g in leaves]
+
+    def sums() -> list[Sums]:
+        each = zip(leaves, means, pools, strict=True)
+        return [_sums(g, mean, weights, axes) for g, mean, axes in each]
+
     return Moments(
         jax.tree.unflatten(treedef, means),
-        jax.tree.unflatten(treedef, squares),
+        jax.tree.unflatten(treedef, if_measured(measure, sums)),
         jnp.sum(weights),
     )
 
 
 def array_moments(
-    grads: Float[Array, "b ..."], weights: Float[Array, " b"] | None, axes: tuple[int, ...] = ()
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Mean and sum of squared differences, pooled over ``axes``, of one parameter's gradients."""
+    grads: Float[Array, "b ..."],
+    weights: Float[Array, " b"] | None,
+    axes: tuple[int, ...] | Sides = (),
+) -> tuple[Float[Array, "..."], Any]:
+    """Mean and squared differences, pooled or by sides, of one parameter's gradients."""
     mean = weighted_mean(grads, weights)
+    return mean, _sums(grads, mean, weights, axes)
+
+
+def _sums(
+    grads: Float[Array, "b ..."],
+    mean: Float[Array, "..."],
+    weights: Float[Array, " b"] | None,
+    axes: tuple[int, ...] | Sides,
+) -> Any:
+    """The squared differences of one parameter's gradients from their mean, summed."""
     difference = grads.astype(mean.dtype) - mean[None]
+    if isinstance(axes, Sides):
+        matrices = jax.vmap(lambda x: unfold(x, axes))(difference)
+        return SideSums(*example_products(matrices, weights), axes)
     squares = jnp.square(difference)
     if weights is not None:
         w = expand(weights, difference)
         squares = jnp.where(w > 0, squares, 0) * w
     # One sum over examples and block, so that only pooled sums travel between devices.
-    return mean, pool(squares, (0, *(a + 1 for a in axes)))[0]
+    return pool(squares, (0, *(a + 1 for a in axes)))[0]
 
 
 def vmap_moments(
@@ -89,8 +113,9 @@ def vmap_moments(
     batch: PyTree,
     weights: Float[Array, " b"],
     *,
-    pools: tuple[tuple[int, ...], ...],
+    pools: Pools,
     has_aux: bool,
+    measure: Any = True,
 ) -> tuple[Float[Array, ""], Any, Moments]:
     """Mean loss, per-example auxiliary output and moments by ``jax.vmap`` of ``jax.grad``.
 
@@ -99,8 +124,10 @@ def vmap_moments(
         params: tree of floating-point arrays.
         batch: tree of arrays ``(b, ...)``.
         weights: the weight of each example, ``(b,)``.
-        pools: the axes of each parameter over which the squared differences are summed.
+        pools: the axes of each parameter over which the squared differences are summed, or its
+            sides.
         has_aux: whether ``loss_fn`` returns an auxiliary output.
+        measure: whether to compute the sums; where it is false they are zeros.
 
     Returns:
         ``(loss, aux, moments)``. ``aux`` has a leading example axis, or is ``None`` without
@@ -109,4 +136,4 @@ def vmap_moments(
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
     value, grads = jax.vmap(value_and_grad, in_axes=(None, 0))(params, batch)
     losses, aux = value if has_aux else (value, None)
-    return weighted_mean(losses, weights), aux, _moments(grads, weights, pools)
+    return weighted_mean(losses, weights), aux, _moments(grads, weights, pools, measure)

@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from snrgate.annotations import PyTree
+from snrgate.moments.kronecker import SideSums
 
 __all__ = ["axes_of_examples", "on_own_examples"]
 
@@ -23,23 +24,25 @@ def axes_of_examples(batch: PyTree) -> tuple[str, ...]:
 
 
 def on_own_examples(
-    run: Callable[[PyTree, PyTree, Any], tuple[Any, Any, Any]],
+    run: Callable[[PyTree, PyTree, Any, Any], tuple[Any, Any, Any]],
     params: PyTree,
     batch: PyTree,
     weights: Any,
+    measure: Any,
     axes: tuple[str, ...],
 ) -> tuple[Any, Any, Any]:
     """Let every device run on the examples that it holds.
 
     Parameters that are sharded over ``axes`` are gathered first. The moments are sharded as their
-    parameters are.
+    parameters are. Sums by the sides of a kernel are the same on all devices.
 
     Args:
-        run: ``(params, batch, weights) -> (loss, aux, moments)`` for the examples of one device.
-            It merges loss and moments over ``axes``.
+        run: ``(params, batch, weights, measure) -> (loss, aux, moments)`` for the examples of one
+            device. It merges loss and moments over ``axes``.
         params: the parameters.
         batch: tree of arrays with a leading example axis.
         weights: the weight of each example, or ``None``.
+        measure: whether to measure the squared differences, a bool or a traced one.
         axes: axes of the mesh, as :func:`axes_of_examples` gives them.
 
     Returns:
@@ -57,15 +60,22 @@ def on_own_examples(
     # Gather the parameters, spread the examples, and run on each device.
     whole = jax.tree.map(lambda p: put(p, *map(without, _spec(p))), params)
     examples = jax.tree.map(lambda x: put(x, axes, *map(without, _spec(x)[1:])), (batch, weights))
+    known = isinstance(measure, bool)
+
+    def on_device(params: PyTree, batch: PyTree, weights: Any, traced: Any) -> tuple[Any, Any, Any]:
+        return run(params, batch, weights, measure if known else traced)
+
     loss, aux, moments = jax.shard_map(
-        run,
+        on_device,
         mesh=mesh,
-        in_specs=(P(), P(axes), P(axes)),
+        in_specs=(P(), P(axes), P(axes), P()),
         out_specs=(P(), P(axes), P()),
         axis_names=set(axes),
-    )(whole, *examples)
+    )(whole, examples[0], examples[1], None if known else put(measure))
 
-    def like(p: Any, x: jax.Array) -> jax.Array:
+    def like(p: Any, x: Any) -> Any:
+        if isinstance(x, SideSums):  # the axes of a side are not those of the parameter
+            return jax.tree.map(put, x)
         pooled = (x.shape[i] != p.shape[i] for i in range(x.ndim))
         return put(x, *(None if off else s for off, s in zip(pooled, _spec(p), strict=True)))
 

@@ -18,8 +18,22 @@ import numpy as np
 
 from snrgate.annotations import Array, Float, PyTree, Scalar
 from snrgate.gate import pool
+from snrgate.moments.kronecker import SideSums, not_negative, outer_sums
+from snrgate.moments.varying import if_measured
 
-__all__ = ["Moments", "accumulator_dtype", "merge", "merge_across", "noise_of_mean", "pool_like"]
+__all__ = [
+    "Moments",
+    "Sums",
+    "accumulator_dtype",
+    "merge",
+    "merge_across",
+    "noise_of_mean",
+    "pool_like",
+    "squares_like",
+]
+
+Sums = Array | SideSums
+"""The squared differences of one parameter: summed number by number, pooled, or by sides."""
 
 
 def accumulator_dtype(dtype: Any) -> Any:
@@ -32,11 +46,14 @@ def pool_like(x: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array,
     return pool(x, tuple(i for i, n in enumerate(like.shape) if n == 1 and x.shape[i] != 1))
 
 
-def noise_of_mean(
-    mean: Float[Array, "..."],
-    sum_sq_diff: Float[Array, "..."],
-    sample_size: Scalar,
-) -> Float[Array, "..."]:
+def squares_like(x: Float[Array, "..."], like: Any) -> Any:
+    """The squares of ``x``, summed as ``like`` is: pooled, or by the sides of a kernel."""
+    if isinstance(like, SideSums):
+        return outer_sums(x, like.sides)
+    return pool_like(jnp.square(x), like)
+
+
+def noise_of_mean(mean: Float[Array, "..."], sum_sq_diff: Any, sample_size: Scalar) -> Any:
     r"""Variance of the batch mean, :math:`\sigma^2/(n-1) = M / (n(n-1))`.
 
     One example shows no variance: at ``sample_size <= 1`` the whole squared gradient counts as
@@ -44,7 +61,7 @@ def noise_of_mean(
 
     Args:
         mean: mean gradient, shape of the parameter.
-        sum_sq_diff: sum of squared differences, the same shape or pooled.
+        sum_sq_diff: sum of squared differences, the same shape, pooled, or by sides.
         sample_size: number of examples, a scalar.
 
     Returns:
@@ -52,11 +69,14 @@ def noise_of_mean(
     """
     number = isinstance(sample_size, (int, float, np.number, np.ndarray))
     if number and np.ndim(sample_size) == 0 and (size := float(sample_size)) > 1:
-        return sum_sq_diff / (size * (size - 1))
-    n = jnp.asarray(sample_size, sum_sq_diff.dtype)
-    several = n > 1
-    variance = sum_sq_diff / jnp.where(several, n * (n - 1), 1)
-    return jnp.where(several, variance, pool_like(jnp.square(mean), sum_sq_diff))
+        return jax.tree.map(lambda s: s / (size * (size - 1)), sum_sq_diff)
+
+    def noise(sums: Array, of_mean: Array) -> Array:
+        n = jnp.asarray(sample_size, sums.dtype)
+        several = n > 1
+        return jnp.where(several, sums / jnp.where(several, n * (n - 1), 1), of_mean)
+
+    return jax.tree.map(noise, sum_sq_diff, squares_like(mean, sum_sq_diff))
 
 
 class Moments(NamedTuple):
@@ -65,7 +85,8 @@ class Moments(NamedTuple):
     Attributes:
         mean: mean gradient; a tree like the parameters, their shapes, at least float32.
         sum_sq_diff: sum over examples of squared differences from the mean; the same tree. Summed
-            over a block, it has size 1 on the pooled axes.
+            over a block, it has size 1 on the pooled axes. With ``block="kronecker"`` it holds
+            :class:`~snrgate.moments.kronecker.SideSums` for parameters of two or more axes.
         sample_size: number of examples (sum of the weights), a float scalar.
 
     Example:
@@ -101,7 +122,7 @@ class Moments(NamedTuple):
         return {"sum_sq_diff_grads": self.sum_sq_diff, "sample_size": self.sample_size}
 
 
-def merge(a: Moments, b: Moments) -> Moments:
+def merge(a: Moments, b: Moments, *, measure: Any = True) -> Moments:
     r"""Moments of two groups of examples together (Chan, Golub & LeVeque 1983).
 
     .. math:: M = M_a + M_b + (\mu_a - \mu_b)^2 \frac{n_a n_b}{n_a + n_b}
@@ -109,9 +130,13 @@ def merge(a: Moments, b: Moments) -> Moments:
     Args:
         a: moments of the first group.
         b: moments of the second group, pooled over the same blocks.
+        measure: whether there are sums to merge; where it is false they are zeros.
 
     Returns:
         The moments of the union. A group without examples changes nothing.
+
+    Raises:
+        ValueError: the groups have different sides of one kernel, with ``block="kronecker"``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -125,19 +150,41 @@ def merge(a: Moments, b: Moments) -> Moments:
     n = n_a + n_b
     share = n_b / jnp.where(n > 0, n, 1)
     difference = jax.tree.map(jnp.subtract, b.mean, a.mean)
+    same_sides(a, b)
+
+    def together(d: Array, x: Any, y: Any) -> Any:
+        by = (n_a * share).astype(d.dtype)
+        return jax.tree.map(lambda x, y, d_sq: x + y + d_sq * by, x, y, squares_like(d, x))
+
     return Moments(
         mean=jax.tree.map(lambda m, d: m + d * share.astype(d.dtype), a.mean, difference),
-        sum_sq_diff=jax.tree.map(
-            lambda x, y, d: x + y + pool_like(jnp.square(d), x) * (n_a * share).astype(d.dtype),
-            a.sum_sq_diff,
-            b.sum_sq_diff,
-            difference,
+        sum_sq_diff=if_measured(
+            measure, lambda: jax.tree.map(together, difference, a.sum_sq_diff, b.sum_sq_diff)
         ),
         sample_size=n,
     )
 
 
-def merge_across(moments: Moments, axis_name: Any) -> Moments:
+def same_sides(*groups: Moments) -> None:
+    """Refuse groups of moments that do not agree on the sides of a kernel.
+
+    Raises:
+        ValueError: they do not agree; the message names the parameter.
+    """
+
+    def check(path: Any, _: Any, *sums: Any) -> None:
+        sides = {s.sides if isinstance(s, SideSums) else None for s in sums}
+        if len(sides) > 1:
+            raise ValueError(
+                f"the sums of {jax.tree_util.keystr(path, simple=True, separator='/')!r} differ "
+                f"in their sides, {sorted(map(str, sides))}: the losses use the parameter in "
+                "different ways; take the moments of one loss, or another block"
+            )
+
+    jax.tree_util.tree_map_with_path(check, groups[0].mean, *(g.sum_sq_diff for g in groups))
+
+
+def merge_across(moments: Moments, axis_name: Any, *, measure: Any = True) -> Moments:
     r"""Moments of the examples of all devices together, in one round of communication.
 
     .. math::
@@ -152,18 +199,26 @@ def merge_across(moments: Moments, axis_name: Any) -> Moments:
     Args:
         moments: moments of the examples of this device, which may have none.
         axis_name: name (or names) of the mapped axis of pmap, shard_map or vmap.
+        measure: whether there are sums to merge; where it is false they are zeros. It is the same
+            on every device.
 
     Returns:
         The same moments on every device.
     """
     own = jnp.asarray(moments.sample_size)
     weighted = jax.tree.map(lambda m: m * own.astype(m.dtype), moments.mean)
-    squares = jax.tree.map(
-        lambda ssd, m, s: ssd + pool_like(m * s, ssd), moments.sum_sq_diff, moments.mean, weighted
+
+    def about_zero(m: Array, ssd: Any) -> Any:
+        return jax.tree.map(lambda x, y: x + y * own.astype(y.dtype), ssd, squares_like(m, ssd))
+
+    def about_mean(m: Array, q: Any) -> Any:
+        ssd = jax.tree.map(lambda x, y: x - y * n.astype(y.dtype), q, squares_like(m, q))
+        return not_negative(ssd) if isinstance(ssd, SideSums) else jnp.maximum(ssd, 0)
+
+    squares = if_measured(
+        measure, lambda: jax.tree.map(about_zero, moments.mean, moments.sum_sq_diff)
     )
     n, total, squares = jax.lax.psum((own, weighted, squares), axis_name)
     mean = jax.tree.map(lambda s: s / jnp.where(n > 0, n, 1).astype(s.dtype), total)
-    sum_sq_diff = jax.tree.map(
-        lambda q, m, s: jnp.maximum(q - pool_like(m * s, q), 0), squares, mean, total
-    )
+    sum_sq_diff = if_measured(measure, lambda: jax.tree.map(about_mean, mean, squares))
     return Moments(mean, sum_sq_diff, n)

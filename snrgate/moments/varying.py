@@ -1,13 +1,14 @@
 """Arrays that vary over the devices of a mapped axis (``jax.shard_map`` with ``check_vma``)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from snrgate.annotations import Array
+from snrgate.annotations import Array, PyTree
 
-__all__ = ["vary", "varying_axes", "zeros_varying_like"]
+__all__ = ["if_measured", "vary", "varying_axes", "zeros_of_type", "zeros_varying_like"]
 
 
 def varying_axes(x: Any) -> frozenset[str]:
@@ -27,3 +28,24 @@ def zeros_varying_like(shape: Any, like: Array) -> Array:
     A loop's first carry must vary over the same axes as what the loop makes of it.
     """
     return vary(jnp.zeros(shape.shape, shape.dtype), varying_axes(like))
+
+
+def zeros_of_type(kind: Any) -> Array:
+    """Zeros of the shape, dtype and sharding of a result of ``jax.eval_shape``.
+
+    They vary over the axes that the result would vary over.
+    """
+    return vary(jnp.zeros_like(kind), varying_axes(kind))
+
+
+def if_measured(measure: Any, compute: Callable[[], PyTree]) -> PyTree:
+    """``compute()``, or zeros in its place where nothing is to be measured.
+
+    Args:
+        measure: a bool, or a traced one. Where it is traced, a branch is taken when it runs.
+        compute: returns a tree of arrays.
+    """
+    if measure is True:
+        return compute()
+    zeros = jax.tree.map(zeros_of_type, jax.eval_shape(compute))
+    return zeros if measure is False else jax.lax.cond(measure, compute, lambda: zeros)

@@ -128,6 +128,19 @@ class Layout(NamedTuple):
         ordered = jnp.transpose(full, [order.index(i) for i in range(len(order))])
         return ordered.reshape(pooled_shape(shape, pool))
 
+    def arrange_side(self, x: Float[Array, "g m *m"], owner: int) -> Float[Array, "..."]:
+        """The products along one factor's axes, in the order that the array shows them.
+
+        Args:
+            x: of groups, a matrix or its diagonal.
+            owner: of the axes, LEFT or RIGHT.
+        """
+        sizes, groups, sides = self.owned(owner), self.owned(GROUP), x.ndim - 1
+        order, stack = ([i for o, i in self.axes if o == who] for who in (owner, GROUP))
+        axes = [len(stack) + k * len(order) + i for k in range(sides) for i in order]
+        full = jnp.transpose(x.reshape(*groups, *sizes * sides), (*stack, *axes))
+        return full.reshape(*full.shape[: len(stack)], *x.shape[1:])
+
 
 def _places(shape: tuple[int, ...]) -> dict[int, int]:
     """Which axis of a layout is which axis of the array."""

@@ -5,12 +5,41 @@ import jax.numpy as jnp
 from snrgate.annotations import Array, Float, Int
 from snrgate.moments.factored.rules import Axes, Counts, pool_both, wide
 
-__all__ = ["lookup"]
+__all__ = ["lookup", "summed_by_row", "to_rows"]
+
+
+def summed_by_row(
+    rows: Int[Array, "b t"], updates: Float[Array, "b t n"], size: int
+) -> Float[Array, "b t n"]:
+    """At a row's first token the sum of all its tokens of the example, at the others zero.
+
+    Args:
+        rows: numbers of the rows; ``size`` stands for none.
+        updates: what each token adds to its row.
+        size: the number of all rows.
+    """
+    examples, tokens = rows.shape
+    updates = jnp.where(rows[:, :, None] < size, wide(updates), 0)
+    if tokens == 1:
+        return updates
+    first = jnp.argmax(rows[:, :, None] == rows[:, None, :], axis=2)
+    place = first + tokens * jnp.arange(examples)[:, None]
+    flat = updates.reshape(-1, updates.shape[-1])
+    return jnp.zeros_like(flat).at[place.reshape(-1)].add(flat).reshape(updates.shape)
+
+
+def to_rows(
+    rows: Int[Array, "b t"], values: Float[Array, "b t k"], size: int
+) -> Float[Array, "v k"]:
+    """The values of all examples, added to the rows of a table."""
+    values = values.reshape(-1, values.shape[-1])
+    zeros = jnp.zeros((size, values.shape[-1]), values.dtype)
+    return zeros.at[rows.reshape(-1)].add(values, mode="drop")
 
 
 def lookup(
     rows: Int[Array, "b t"],
-    updates: Float[Array, "b t n"],
+    sums: Float[Array, "b t n"],
     counts: Counts,
     left: Axes,
     right: Axes,
@@ -20,7 +49,7 @@ def lookup(
 
     Args:
         rows: numbers of the rows; the number of all rows stands for none.
-        updates: what each token adds to its row.
+        sums: what each example adds to its rows, as :func:`summed_by_row` has it.
         counts: how often each example counts.
         left: the axes that number the rows.
         right: the axes of the columns.
@@ -32,22 +61,7 @@ def lookup(
         differences,
         its covariance with the product included.
     """
-    examples, tokens = rows.shape
-    updates = jnp.where(rows[:, :, None] < left.size, wide(updates), 0)
-    sums = updates
-    if tokens > 1:
-        first = jnp.argmax(rows[:, :, None] == rows[:, None, :], axis=2)
-        place = first + tokens * jnp.arange(examples)[:, None]
-        # At a row's first token the sum of all its tokens, at the others zero.
-        flat = updates.reshape(-1, updates.shape[-1])
-        sums = jnp.zeros_like(flat).at[place.reshape(-1)].add(flat).reshape(updates.shape)
-
-    def to_rows(x: Float[Array, "b t l"]) -> Float[Array, "v l"]:
-        zeros = jnp.zeros((left.size, x.shape[-1]), x.dtype)
-        x = counts.weighted(x).reshape(-1, x.shape[-1])
-        return zeros.at[rows.reshape(-1)].add(x, mode="drop")
-
-    mean = counts.mean(to_rows(sums))
+    mean = counts.mean(to_rows(rows, counts.weighted(sums), left.size))
     squares, of_means = jnp.square(sums), jnp.square(mean)
     if product is not None:
         x, d, mean_of_product = product
@@ -58,5 +72,6 @@ def lookup(
     if left.kept == 1:  # which row it was does not matter
         pooled = jnp.sum(counts.weighted(squares), axis=(0, 1))[None]
     else:
-        pooled = left.reduce(to_rows(squares).T).T
+        by_rows = to_rows(rows, counts.weighted(squares), left.size)
+        pooled = left.reduce(by_rows.T).T
     return mean, pooled - pool_both(of_means, left, right) * jnp.asarray(counts.total, mean.dtype)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from snrgate.block import Block
-from snrgate.moments.factored import cut, rules
+from snrgate.block import Block, Sides, is_long
+from snrgate.moments.factored import cut, kronecker, rules
 from snrgate.moments.factored.analysis import Analysis
 from snrgate.moments.factored.coupling import refuse_coupled
 from snrgate.moments.factored.layout import GROUP, LEFT, RIGHT, Layout
@@ -31,7 +31,9 @@ class ParameterPlan(NamedTuple):
         shape: of the parameter.
         dtype: of the parameter.
         pool: the axes over which its squared differences are summed.
-        rule: a name of :data:`~snrgate.moments.factored.table.RULES`, "lookup" where there are no
+        sides: the sides of the kernel, where products are summed along both.
+        rule: a name of :data:`~snrgate.moments.factored.table.RULES`, or where there are sides of
+            :data:`~snrgate.moments.factored.kronecker.COSTS`; "lookup" where there are no
             products, "whole" where every example's gradient is formed, or "none" where no example
             has a gradient of its own.
         products: the products in the gradient.
@@ -46,6 +48,7 @@ class ParameterPlan(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
     pool: tuple[int, ...]
+    sides: Sides | None
     rule: str
     products: tuple[Product, ...]
     lookups: tuple[Lookup, ...]
@@ -116,14 +119,14 @@ def make_plan(
     gradients = program.outputs[len(program.outputs) - len(paths) :]
     # There is nothing to be computed of a parameter with nothing in it.
     terms = [analysis.gradient_terms(g) if math.prod(g.aval.shape) else [] for g in gradients]
-    pools = [
+    sums = [
         pooled_axes(block, path, g.aval.shape, t)
         for path, g, t in zip(paths, gradients, terms, strict=True)
     ]
     program = analysis.rewritten()
     plans = (
-        _plan(program, varying, g, t, pool, one_pass)
-        for g, t, pool in zip(gradients, terms, pools, strict=True)
+        _plan(program, varying, g, t, how, one_pass)
+        for g, t, how in zip(gradients, terms, sums, strict=True)
     )
     return Plan(program, varying, tuple(plans))
 
@@ -133,15 +136,18 @@ def _plan(
     varying: set[Variable],
     gradient: Atom,
     terms: list[Term],
-    pool: tuple[int, ...],
+    sums: tuple[int, ...] | Sides,
     one_pass: bool,
 ) -> ParameterPlan:
     shape = gradient.aval.shape
+    sides, pool = (sums, ()) if isinstance(sums, Sides) else (None, sums)
     products = tuple(t for t in terms if isinstance(t, Product))
     lookups = tuple(t for t in terms if isinstance(t, Lookup))
     shared = tuple(t.value for t in terms if isinstance(t, Shared))
     rule, tail, at_once = "none", None, None
-    if products:
+    if sides is not None:
+        rule, at_once = _of_sides(products, lookups)
+    elif products:
         # Coefficients multiply numbers that are not pooled yet.
         scaled = any(p.coefficients for p in products)
         rule = _cheapest(products, () if scaled else pool, shape)
@@ -153,12 +159,13 @@ def _plan(
         products, lookups, shared, rule = (), (), (), "whole"
         tail = cut.tail(program, varying, gradient)
         at_once = _numbers_at_once(math.prod(shape)) if tail.equations else None
-    elif lookups:
+    elif lookups and sides is None:
         rule, at_once = (rule if products else "lookup"), None
     return ParameterPlan(
         shape=shape,
         dtype=gradient.aval.dtype,
         pool=pool,
+        sides=sides,
         rule=rule,
         products=products,
         lookups=lookups,
@@ -199,6 +206,27 @@ def _products_at_once(products: tuple[Product, ...]) -> int | None:
         for owner in (LEFT, RIGHT)
     )
     return _numbers_at_once(viewed) if viewed > 2 * given else None
+
+
+def _of_sides(products: tuple[Product, ...], lookups: tuple[Lookup, ...]) -> tuple[str, int | None]:
+    """The rule of a kernel with sides, and how many examples to take at a time."""
+    if not products and not lookups:
+        return "none", None
+    layout = (*products, *lookups)[0].layout
+    left, right = (rules.Axes(layout.owned(owner), ()) for owner in (LEFT, RIGHT))
+    limits = []
+    rule = "lookup"
+    if products:
+        uses = sum(p.uses for p in products)
+        costs = {name: kronecker.COSTS[name](uses, left, right) for name in ("sides", "formed")}
+        scaled = any(p.coefficients for p in products)
+        rule = "formed" if scaled else min(costs, key=lambda name: costs[name])
+        held = left.size * right.size if rule == "formed" else uses**2
+        limits = [_products_at_once(products), _numbers_at_once(held) if held > 1 else None]
+    if lookups and not is_long(left.size):
+        tokens = sum(t.uses for t in lookups)
+        limits.append(_numbers_at_once(tokens**2))
+    return rule, min((n for n in limits if n is not None), default=None)
 
 
 def _axes(layout: Layout, owner: int, pool: tuple[int, ...], shape: tuple[int, ...]) -> rules.Axes:

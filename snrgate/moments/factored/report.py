@@ -9,10 +9,12 @@ import jax.numpy as jnp
 
 from snrgate.annotations import PyTree
 from snrgate.block import Block, pooled_shape
+from snrgate.moments.factored.kronecker import COSTS
 from snrgate.moments.factored.layout import GROUP
 from snrgate.moments.factored.plan import ParameterPlan, make_plan
 from snrgate.moments.factored.table import RULES
 from snrgate.moments.factored.trace import trace
+from snrgate.moments.kronecker import side_shapes
 from snrgate.trees import check_floating, flatten, select
 
 __all__ = ["explain_moments"]
@@ -41,9 +43,10 @@ def explain_moments(
 
     Returns:
         One line a parameter: its path and shape; the shape of its sums of squared differences,
-        1 where the block spans an axis; the rule ("single", "gram", "pairwise", "centred"
-        and "running" are products of factors, "lookup" rows of a table, "whole" the gradient
-        itself, with the number of examples taken at a time, "none" no gradient); how many products
+        1 where the block spans an axis, and the shapes of rows and columns with "kronecker"; the
+        rule ("single", "gram", "pairwise", "centred", "running", "sides" and "formed" are products
+        of factors, "lookup" rows of a table, "whole" the gradient itself, "none" no gradient), with
+        the number of examples where not all are taken at a time; how many products
         or rows one example adds up; FLOPs of the plain gradient of one example, what the second
         moment adds to them, and the bytes an example that it adds to the memory of a plain
         gradient.
@@ -68,7 +71,7 @@ def explain_moments(
         (
             path,
             _shape(p.shape),
-            _shape(pooled_shape(p.shape, p.pool)),
+            _sums(p),
             _rule(p),
             *map(_number, _costs(p)),
         )
@@ -79,6 +82,12 @@ def explain_moments(
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
+
+
+def _sums(plan: ParameterPlan) -> str:
+    if plan.sides is None:
+        return _shape(pooled_shape(plan.shape, plan.pool))
+    return " + ".join(map(_shape, side_shapes(plan.shape, plan.sides)))
 
 
 def _rule(plan: ParameterPlan) -> str:
@@ -102,13 +111,21 @@ def _costs(plan: ParameterPlan) -> tuple[int, int, int, int]:
         groups = math.prod(plan.products[0].layout.owned(GROUP))
         uses = sum(p.uses for p in plan.products)
         flops = 2 * uses * numbers
-        rule = RULES[plan.rule]
-        extra, stored = (count(uses, left, right) for count in (rule.flops, rule.held))
+        if plan.sides is None:
+            rule = RULES[plan.rule]
+            extra, stored = (count(uses, left, right) for count in (rule.flops, rule.held))
+        else:
+            extra = COSTS[plan.rule](uses, left, right)
+            stored = left.size + right.size if plan.rule == "sides" else left.size * right.size
         extra, held = int(groups * extra), int(groups * stored * size)
     for lookup in plan.lookups:
         updates = lookup.uses * plan.axes[1].size
-        flops, extra, held = flops + updates, extra + 4 * updates, held + updates * size
-    return plan.uses, flops, extra, held
+        if plan.sides is None:
+            extra += 4 * updates
+        else:
+            extra += COSTS["lookup"](lookup.uses, *plan.axes)
+        flops, held = flops + updates, held + updates * size
+    return plan.uses, flops, int(extra), held
 
 
 def _number(x: int) -> str:

@@ -1,6 +1,7 @@
 """``method="factored"``: one ordinary backward pass, cut before the gradients, then the rules."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,19 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from snrgate.annotations import Array, Float, PyTree
-from snrgate.block import Block, block_axes, pooled_shape
+from snrgate.block import Block, pooled_shape, summed
 from snrgate.gate import pool as pool_array
 from snrgate.moments.factored import mixed, rules
+from snrgate.moments.factored.by_sides import moments_by_sides
 from snrgate.moments.factored.layout import GROUP
 from snrgate.moments.factored.linear_maps import coefficient_values
 from snrgate.moments.factored.lookups import lookup
 from snrgate.moments.factored.plan import ParameterPlan, Plan, make_plan
 from snrgate.moments.factored.table import RULES
-from snrgate.moments.factored.terms import Factor, Product
-from snrgate.moments.factored.trace import Atom, Constant, trace
-from snrgate.moments.per_example import array_moments, vmap_moments, weighted_mean
+from snrgate.moments.factored.terms import Product
+from snrgate.moments.factored.trace import Constant, trace
+from snrgate.moments.factored.values import Values, counts_of, fits, in_turns, looked_up
+from snrgate.moments.per_example import Pools, array_moments, vmap_moments, weighted_mean
 from snrgate.moments.statistics import Moments, accumulator_dtype, merge
-from snrgate.moments.varying import zeros_varying_like
+from snrgate.moments.varying import zeros_of_type
 from snrgate.trees import select
 
 __all__ = ["factored_moments", "formed_moments"]
@@ -38,6 +41,7 @@ def factored_moments(
     *,
     block: Block,
     has_aux: bool,
+    measure: Any = True,
     one_pass: bool = False,
 ) -> tuple[Float[Array, ""], Any, Moments]:
     """Mean loss, per-example auxiliary output and moments from the factors of the gradients.
@@ -49,6 +53,7 @@ def factored_moments(
         weights: how often each example counts, ``(b,)``.
         block: over which block to sum the squared differences.
         has_aux: whether ``loss_fn`` returns an auxiliary output.
+        measure: whether to compute the sums; where it is false they are zeros.
         one_pass: whether matrices that are not pooled go through the kernel of that name.
 
     Returns:
@@ -56,7 +61,9 @@ def factored_moments(
     """
     leaves, treedef = jax.tree.flatten(params)
     if not leaves:
-        return formed_moments(loss_fn, params, batch, weights, block=block, has_aux=has_aux)
+        return formed_moments(
+            loss_fn, params, batch, weights, block=block, has_aux=has_aux, measure=measure
+        )
     closed, out_tree = trace(loss_fn, params, batch, has_aux)
     examples = jax.tree.leaves(batch)
     paths = select(params, None).paths
@@ -64,7 +71,10 @@ def factored_moments(
     read = _backward(plan, [*closed.consts, *leaves, np.float32(1)], examples)
     ones = not isinstance(weights, jax.core.Tracer) and np.all(np.asarray(weights) == 1)
 
-    pairs = [_moments(p, read, weights, bool(ones)) for p in plan.parameters]
+    def moments(measured: bool) -> list[tuple[Array, Any]]:
+        return [_moments(p, read, weights, bool(ones), measured) for p in plan.parameters]
+
+    pairs = _where_measured(measure, moments)
     means, squares = (jax.tree.unflatten(treedef, part) for part in zip(*pairs, strict=True))
     values = [read.batched(atom) for atom in plan.program.outputs[: -len(leaves)]]
     losses, aux = values[0], None
@@ -77,6 +87,23 @@ def factored_moments(
     )
 
 
+def _where_measured(
+    measure: Any, moments: Callable[[bool], list[tuple[Array, Any]]]
+) -> list[tuple[Array, Any]]:
+    """Means and sums of all parameters; where these are not measured, zeros in their place."""
+    if measure is True:
+        return moments(True)
+    kinds = jax.eval_shape(lambda: moments(True))
+
+    def means_alone() -> list[tuple[Array, Any]]:
+        zeros = (jax.tree.map(zeros_of_type, sums) for _, sums in kinds)
+        return [(mean, z) for (mean, _), z in zip(moments(False), zeros, strict=True)]
+
+    if measure is False:
+        return means_alone()
+    return jax.lax.cond(measure, lambda: moments(True), means_alone)
+
+
 def formed_moments(
     loss_fn: Callable[..., Any],
     params: PyTree,
@@ -85,63 +112,29 @@ def formed_moments(
     *,
     block: Block,
     has_aux: bool,
+    measure: Any = True,
 ) -> tuple[Float[Array, ""], Any, Moments]:
     """What :func:`factored_moments` returns, from every example's gradient, ``method="vmap"``."""
     pools = _pools(loss_fn, params, batch, block=block, has_aux=has_aux)
-    return vmap_moments(loss_fn, params, batch, weights, pools=pools, has_aux=has_aux)
+    return vmap_moments(
+        loss_fn, params, batch, weights, pools=pools, has_aux=has_aux, measure=measure
+    )
 
 
 def _pools(
     loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, *, block: Block, has_aux: bool
-) -> tuple[tuple[int, ...], ...]:
-    """For every parameter the axes to pool; for units, the program is traced to see them."""
+) -> Pools:
+    """For every parameter the axes to pool, or its sides; the program is traced to see them."""
     paths, leaves = select(params, None).paths, jax.tree.leaves(params)
-    if block != "unit":
+    if not leaves or block not in ("unit", "kronecker"):
         shapes = map(jnp.shape, leaves)
-        return tuple(block_axes(block, path, s) for path, s in zip(paths, shapes, strict=True))
+        return tuple(summed(block, path, s) for path, s in zip(paths, shapes, strict=True))
     closed, _ = trace(loss_fn, params, batch, has_aux)
     plan = make_plan(closed.jaxpr, len(jax.tree.leaves(batch)), paths, block)
-    return tuple(p.pool for p in plan.parameters)
+    return tuple(p.pool if p.sides is None else p.sides for p in plan.parameters)
 
 
-class _Values:
-    """What the backward pass left: values of examples, and values that all of them share."""
-
-    def __init__(self, values: dict[Any, Any], varying: set[Any], size: int):
-        self._values, self._varying, self._size = values, varying, size
-
-    def shared(self, atom: Atom) -> Array:
-        """The value that all examples have."""
-        return jnp.asarray(atom.value if isinstance(atom, Constant) else self._values[atom])
-
-    def batched(self, atom: Atom) -> Array:
-        """One value an example."""
-        return self.map(lambda x: x, (atom,))
-
-    def factor(self, factor: Factor) -> Array:
-        """A factor of every example."""
-        return self.map(factor.view, factor.inputs)
-
-    def map(self, view: Callable[..., Array], atoms: tuple[Atom, ...]) -> Array:
-        """``view`` of the atoms, for every example."""
-        axes = [0 if atom in self._varying else None for atom in atoms]
-        values = [self.shared(atom) for atom in atoms]
-        if any(axis == 0 for axis in axes):
-            return jax.vmap(view, axes)(*values)
-        value = view(*values)
-        return jnp.broadcast_to(value, (self._size, *value.shape))
-
-    def split(self, atoms: list[Atom]) -> tuple[dict[Any, Any], Callable[..., "_Values"]]:
-        """The values of examples among ``atoms``, and how to go on with other examples' instead."""
-        own = {a: self._values[a] for a in atoms if a in self._varying}
-
-        def others(values: dict[Any, Any], size: int) -> _Values:
-            return _Values({**self._values, **values}, self._varying, size)
-
-        return own, others
-
-
-def _backward(plan: Plan, shared: list[Any], examples: list[Any]) -> _Values:
+def _backward(plan: Plan, shared: list[Any], examples: list[Any]) -> Values:
     """Run the program over the batch, as far as the rules need it."""
     outputs = plan.program.outputs[: len(plan.program.outputs) - len(plan.parameters)]
     needs = (atom for p in plan.parameters for atom in p.needs)
@@ -152,21 +145,30 @@ def _backward(plan: Plan, shared: list[Any], examples: list[Any]) -> _Values:
 
     out_axes = [0 if atom in plan.varying else None for atom in wanted]
     values = jax.vmap(run, out_axes=out_axes)(examples)
-    return _Values(dict(zip(wanted, values, strict=True)), plan.varying, len(examples[0]))
+    return Values(dict(zip(wanted, values, strict=True)), plan.varying, len(examples[0]))
 
 
-def _moments(plan: ParameterPlan, read: _Values, weights: Array, ones: bool) -> tuple[Array, Array]:
-    """Mean and pooled sum of squared differences of one parameter."""
-    size = weights.shape[0]
+def _moments(
+    plan: ParameterPlan, read: Values, weights: Array, ones: bool, measured: bool
+) -> tuple[Array, Any]:
+    """Mean and pooled sum of squared differences of one parameter; ``None`` if not measured."""
     asked = plan.precision
     # What the products of the moments do not say, they take from here, as any product does.
     with jax.default_matmul_precision(asked) if asked else contextlib.nullcontext():
-        if plan.at_once is None or plan.at_once >= size:
+        if plan.sides is not None:
+            mean, squares = moments_by_sides(plan, plan.sides, read, weights, ones, measured)
+        elif fits(plan, weights):
             mean, squares = _of_examples(plan, read, weights, ones)
         else:
-            mean, squares = _in_turns(plan, read, weights, ones, plan.at_once)
+
+            def moments(read: Values, weights: Array) -> Moments:
+                mean, squares = _of_examples(plan, read, weights, ones)
+                return Moments(mean, squares, jnp.sum(weights).astype(mean.dtype))
+
+            together = functools.partial(merge, measure=measured)
+            mean, squares, _ = in_turns(plan, read, weights, moments, together)
     dtype = accumulator_dtype(plan.dtype)
-    mean, squares = mean.astype(dtype), squares.astype(dtype)
+    mean, squares = jax.tree.map(lambda x: x.astype(dtype), (mean, squares if measured else None))
     for part in plan.shared:
         value = part.view(*map(read.shared, part.inputs))
         counted = jnp.where(jnp.sum(weights) > 0, value, 0)
@@ -174,41 +176,12 @@ def _moments(plan: ParameterPlan, read: _Values, weights: Array, ones: bool) -> 
     return mean, squares
 
 
-def _in_turns(
-    plan: ParameterPlan, read: _Values, weights: Array, ones: bool, most: int
-) -> tuple[Array, Array]:
-    """A few examples after the other, ``most`` at a time, merging as they come."""
-    size = weights.shape[0]
-    at_once = next(k for k in range(most, 0, -1) if size % k == 0)
-    own, others = read.split(plan.needs)
-    atoms, values = list(own), list(own.values())
-    turns = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), (values, weights))
-
-    def moments(turn: tuple[list[Array], Array]) -> Moments:
-        values, weights = turn
-        chosen = others(dict(zip(atoms, values, strict=True)), at_once)
-        mean, squares = _of_examples(plan, chosen, weights, ones)
-        return Moments(mean, squares, jnp.sum(weights).astype(mean.dtype))
-
-    def add(total: Moments, turn: tuple[list[Array], Array]) -> tuple[Moments, None]:
-        return merge(total, moments(turn)), None
-
-    shapes = jax.eval_shape(moments, jax.tree.map(lambda x: x[0], turns))
-    zeros = jax.tree.map(lambda s: zeros_varying_like(s, values[0]), shapes)
-    total, _ = jax.lax.scan(add, zeros, turns)
-    return total.mean, total.sum_sq_diff
-
-
 def _of_examples(
-    plan: ParameterPlan, read: _Values, weights: Array, ones: bool
+    plan: ParameterPlan, read: Values, weights: Array, ones: bool
 ) -> tuple[Array, Array]:
     if plan.tail is not None:
-        tail = plan.tail
-        grads = read.map(lambda *values: tail.run(values, tail.outputs)[0], tail.inputs)
-        return array_moments(grads, None if ones else weights, plan.pool)
-    counts = (
-        rules.Counts(None, weights.shape[0]) if ones else rules.Counts(weights, jnp.sum(weights))
-    )
+        return array_moments(read.ends(plan.tail), None if ones else weights, plan.pool)
+    counts = counts_of(weights, ones)
     dtype = accumulator_dtype(plan.dtype)
     if not plan.products and not plan.lookups:
         return jnp.zeros(plan.shape, dtype), jnp.zeros(pooled_shape(plan.shape, plan.pool), dtype)
@@ -219,7 +192,7 @@ def _of_examples(
     return layout.arrange(mean, plan.shape), layout.arrange(squares, plan.shape, plan.pool)
 
 
-def _of_terms(plan: ParameterPlan, read: _Values, counts: rules.Counts) -> GroupedMoment:
+def _of_terms(plan: ParameterPlan, read: Values, counts: rules.Counts) -> GroupedMoment:
     """The moments of all products and look-ups, of groups, left and right."""
     products = [
         (counts.masked(read.factor(p.left)), counts.masked(read.factor(p.right)))
@@ -227,16 +200,14 @@ def _of_terms(plan: ParameterPlan, read: _Values, counts: rules.Counts) -> Group
     ]
     if not plan.lookups:
         return _of_products(plan, products, counts)
-    rows = jnp.concatenate([read.factor(x.rows)[:, 0, :, 0] for x in plan.lookups], axis=1)
-    updates = [counts.masked(read.factor(x.right))[:, 0] for x in plan.lookups]
-    updates = jnp.concatenate(updates, axis=1)
+    rows, sums = looked_up(plan, read, counts)
     if not products:
-        mean, squares = lookup(rows, updates, counts, *plan.axes, None)
+        mean, squares = lookup(rows, sums, counts, *plan.axes, None)
         return mean[None], jnp.maximum(squares, 0)[None]
     mean, squares = _of_products(plan, products, counts)
     tied = (*rules.side_by_side([(x[:, 0], d[:, 0]) for x, d in products]), mean[0])
-    looked_up, more = lookup(rows, updates, counts, *plan.axes, tied)
-    return mean + looked_up[None], jnp.maximum(squares + more[None], 0)
+    of_rows, more = lookup(rows, sums, counts, *plan.axes, tied)
+    return mean + of_rows[None], jnp.maximum(squares + more[None], 0)
 
 
 def _of_products(
@@ -256,7 +227,7 @@ def _of_products(
     return mean, jnp.moveaxis(pooled.reduce(jnp.moveaxis(squares, 0, -1)), -1, 0)
 
 
-def _of_scaled(plan: ParameterPlan, read: _Values, counts: rules.Counts) -> tuple[Array, Array]:
+def _of_scaled(plan: ParameterPlan, read: Values, counts: rules.Counts) -> tuple[Array, Array]:
     """The moments of products that coefficients multiply."""
     layout = plan.products[0].layout
 
