@@ -426,25 +426,32 @@ def test_devices_merge_in_one_reduction():
     assert only.bytes == 4 * numbers
 
 
-def test_explicit_axes():
-    """The batch is spread, and so is a kernel; the sums are the same on all devices."""
+@pytest.mark.parametrize("spread", ["batch", "kernels", "both"])
+def test_explicit_axes(spread):
+    """The batch is spread, and the kernels are; the sums are the same on all devices."""
     mesh = jax.make_mesh((2, 2), ("data", "model"))
     place = lambda x, *spec: jax.device_put(x, jax.NamedSharding(mesh, P(*spec)))  # noqa: E731
     params = {name: place(x) for name, x in SMALL.items()}
-    params["first"] = place(SMALL["first"], "model")
+    if spread != "batch":
+        params["first"] = place(SMALL["first"], "model")
     weights = (1, 0, 2, 1, 1, 1, 0, 3)
-    grad_fn = snrgate.value_and_moments(small_loss, block="kronecker")
+
+    def loss(params, example):
+        x, y = example
+        h = jnp.dot(x, params["first"], out_sharding=P(None, None))
+        return jnp.mean((jnp.tanh(h + params["bias"][None]) @ params["last"] - y) ** 2)
 
     def run(params, batch, measure):
-        params = params | {"first": jax.sharding.reshard(params["first"], P("model", None))}
+        grad_fn = snrgate.value_and_moments(loss, block="kronecker")
         return grad_fn(params, batch, weights=np.float32(weights), measure=measure)
 
     with jax.set_mesh(mesh):
-        batch = tuple(place(x, "data") for x in (X, Y))
-        loss, moments = jax.jit(run)(params, batch, True)
+        batch = tuple(place(x, None if spread == "kernels" else "data") for x in (X, Y))
+        loss_of_batch, moments = jax.jit(run)(params, batch, True)
         off = jax.jit(run)(params, batch, False)[1]
     expected = small(weights=weights)
-    assert_close((loss, moments), (expected[0], expected[1]._replace(sample_size=moments[2])))
+    got = loss_of_batch, moments._replace(sample_size=expected[1].sample_size)
+    assert_close(got, expected)
     assert not any(map(np.any, jax.tree.leaves(off.sum_sq_diff)))
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from snrgate.annotations import Array, Float
 from snrgate.block import Sides, is_long
@@ -28,6 +29,7 @@ __all__ = [
     "SideSums",
     "example_products",
     "fold",
+    "gathered",
     "not_negative",
     "outer_sums",
     "side_products",
@@ -66,7 +68,7 @@ def unfold(x: Float[Array, "..."], sides: Sides) -> Float[Array, "..."]:
         >>> unfold(jnp.ones((2, 5, 3, 1)), Sides((), (0, 2), (1,))).shape
         (6, 5)
     """
-    return jnp.transpose(x, _order(x.ndim, sides)).reshape(_unfolded(x.shape, sides))
+    return jnp.transpose(gathered(x), _order(x.ndim, sides)).reshape(_unfolded(x.shape, sides))
 
 
 def fold(x: Float[Array, "..."], sides: Sides, shape: tuple[int, ...]) -> Float[Array, "..."]:
@@ -106,8 +108,15 @@ def outer_sums(x: Float[Array, "..."], sides: Sides) -> SideSums:
     return SideSums(side_products(matrix), side_products(jnp.swapaxes(matrix, -1, -2)), sides)
 
 
+def gathered(x: Array) -> Array:
+    """``x``, the same on all devices of explicit mesh axes: a side meets itself in a product."""
+    spread = any(names is not None for names in jax.typeof(x).sharding.spec)
+    return jax.sharding.reshard(x, P(*(None,) * x.ndim)) if spread else x
+
+
 def side_products(x: Float[Array, "*stack m n"]) -> Float[Array, "..."]:
     """``x x^T``, ``(*stack, m, m)``, or its diagonal, ``(*stack, m)``, where the side is long."""
+    x = gathered(x)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     if is_long(x.shape[-2]):
         return jnp.sum(jnp.square(x.astype(dtype)), axis=-1)

@@ -30,7 +30,7 @@ from snrgate.moments.factored.rules import (
     flat_product,
     wide,
 )
-from snrgate.moments.kronecker import example_products, side_products
+from snrgate.moments.kronecker import example_products, gathered, side_products
 
 __all__ = ["COSTS", "Totals", "centred", "of_factors", "of_formed", "of_table"]
 
@@ -53,7 +53,7 @@ class Totals(NamedTuple):
 
 def of_factors(product: Factors, counts: Counts) -> tuple[Side, Side]:
     """The sums of both sides without the gradient of any example."""
-    x, d = map(wide, product)
+    x, d = map(gathered, map(wide, product))
     return _side(x, d, counts), _side(d, x, counts)
 
 
@@ -75,8 +75,8 @@ def of_formed(
     """The sums of both sides from the gradients of all examples, each product times its scale."""
     parts = []
     for (x, d), by in zip(products, scales, strict=True):
-        part = jnp.einsum("brm,brn->bmn", wide(x), wide(d))
-        parts.append(part if by is None else part * by[None])
+        part = jnp.einsum("brm,brn->bmn", gathered(wide(x)), gathered(wide(d)))
+        parts.append(part if by is None else part * gathered(by)[None])
     return example_products(sum(parts[1:], start=parts[0]), counts.weights)
 
 
@@ -97,6 +97,7 @@ def of_table(
             to the embedding. The sums of the two with each other are included.
         counts: how often each example counts.
     """
+    sums = gathered(sums)
     weighted, width = counts.weighted(sums), sums.shape[2]
 
     def diagonal(one: Array, other: Array) -> Side:
@@ -117,7 +118,7 @@ def of_table(
     if product is None:
         return by_rows, columns
     # The product of what is looked up with what the table adds as a matrix, and its transpose.
-    x, d = map(wide, product)
+    x, d = map(gathered, map(wide, product))
     at_rows = jnp.take_along_axis(x, rows[:, None, :], axis=2, mode="clip")
     used = jnp.einsum("brt,brn->btn", at_rows, d)
     crossed = of_columns(weighted, used)
