@@ -35,7 +35,7 @@ def adamw(
     noise: str = "auto",
     noise_decay: Scalar = 0.99,
     signal_decay: Scalar | None = None,
-    fitted: Scalar = 0.2,
+    fitted: Scalar | None = None,
     softness: Scalar | None = None,
     floor: Scalar = 0.0,
     block: Block = "unit",
@@ -70,7 +70,7 @@ def adamw(
         noise: "auto", "exact", "streaming" or "instantaneous".
         noise_decay: decay of the running noise.
         signal_decay: decay of the running squared signal.
-        fitted: share of the data set's own noise that may be fitted.
+        fitted: share of the data set's own noise that may be fitted, default 0.2, of kernels 0.
         softness: softness of the soft and snr gates.
         floor: how far the gate stays open where there is no signal.
         block: parameters that share one gate.
@@ -145,7 +145,7 @@ def adam(
     noise: str = "auto",
     noise_decay: Scalar = 0.99,
     signal_decay: Scalar | None = None,
-    fitted: Scalar = 0.2,
+    fitted: Scalar | None = None,
     softness: Scalar | None = None,
     floor: Scalar = 0.0,
     block: Block = "unit",
@@ -169,7 +169,7 @@ def adam(
         noise: "auto", "exact", "streaming" or "instantaneous".
         noise_decay: decay of the running noise.
         signal_decay: decay of the running squared signal.
-        fitted: share of the data set's own noise that may be fitted.
+        fitted: share of the data set's own noise that may be fitted, default 0.2, of kernels 0.
         softness: softness of the soft and snr gates.
         floor: how far the gate stays open where there is no signal.
         block: parameters that share one gate.

@@ -5,9 +5,9 @@ import numpy as np
 
 from snrgate.annotations import Array, Float
 from snrgate.evidence import Reading
-from snrgate.measure import Step
-from snrgate.memory import Memory
-from snrgate.settings import Settings, is_zero
+from snrgate.kernel import Kernel
+from snrgate.observe import Seen
+from snrgate.settings import Rule, Settings, is_zero
 from snrgate.trees import Selection
 
 __all__ = ["apply_gates", "fractions", "open_gates"]
@@ -16,29 +16,47 @@ __all__ = ["apply_gates", "fractions", "open_gates"]
 def open_gates(
     settings: Settings,
     readings: list[Reading],
-    kind: str,
+    rules: list[Rule],
     count: Array,
-    step: Step,
-    memory: Memory,
+    finite: Array,
+    seen: Seen,
 ) -> list[Array]:
-    """The gates of every leaf, in shapes that broadcast against it."""
-    rules = settings.rules(kind, step.units)
-    evidence = zip(readings, memory.signal, memory.noise, rules, strict=True)
-    gates = [reading.gates(signal, noise, rule) for reading, signal, noise, rule in evidence]
+    """The gates of every leaf, in shapes that broadcast against it, or in the basis of its view."""
+    gates = []
+    leaves = zip(readings, rules, seen.signal, seen.noise, seen.views, strict=True)
+    for reading, rule, signal, noise, view in leaves:
+        if isinstance(reading, Kernel):
+            assert view is not None
+            gates.append(reading.gates(view, rule))
+        else:
+            gates.append(reading.gates(signal, noise, rule))
     if not is_zero(settings.warmup_steps):
         gates = [jnp.where(count <= settings.warmup_steps, 1, q) for q in gates]
-    return [jnp.where(ok, q, 0) for ok, q in zip(step.finite, gates, strict=True)]
+    return [jnp.where(ok, q, 0) for ok, q in zip(finite, gates, strict=True)]
 
 
-def apply_gates(updates: list[Array], gates: list[Array], finite: Array) -> list[Array]:
+def apply_gates(
+    readings: list[Reading],
+    updates: list[Array],
+    gates: list[Array],
+    finite: Array,
+    seen: Seen,
+) -> list[Array]:
     """The updates as far as their gates are open.
 
     Nothing gets past a shut gate, whatever the inner transformation returns there; but where the
     gradient itself is not finite, the gate does not hide what the inner one makes of it.
     """
     through = []
-    for u, q, ok in zip(map(jnp.asarray, updates), gates, finite, strict=True):
-        through.append(jnp.where((q == 0) & ok, 0, u * q).astype(u.dtype))
+    evidence = zip(seen.signal, seen.views, strict=True)
+    leaves = zip(readings, map(jnp.asarray, updates), gates, finite, evidence, strict=True)
+    for reading, u, q, ok, (signal, view) in leaves:
+        if isinstance(reading, Kernel):
+            assert view is not None
+            passed = jnp.where(ok, reading.through(u, q, view, signal), u * 0)
+        else:
+            passed = jnp.where((q == 0) & ok, 0, u * q)
+        through.append(passed.astype(u.dtype))
     return through
 
 

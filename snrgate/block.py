@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "BLOCKS",
+    "KRONECKER",
     "MAX_SIDE",
     "Block",
     "Sides",
@@ -144,6 +145,9 @@ def pooled_shape(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
     """
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
+
+KRONECKER = "kronecker"
+"""The name of the block that keeps the sums of products along both sides of a kernel."""
 
 MAX_SIDE = 1024
 """A side of a kernel with more numbers is kept as the diagonal of its matrix."""

@@ -12,11 +12,19 @@ import optax
 from snrgate.annotations import Scalar
 from snrgate.evidence import Reading
 from snrgate.gate import is_fresh
+from snrgate.kernel import Kernel
 from snrgate.moments.origin import is_noted_mean, mean_of, same_numbers
 from snrgate.settings import Settings, known, said
 from snrgate.trees import Leaves, Selection, is_masked
 
-__all__ = ["check_origin", "check_shapes", "check_state", "check_statistics", "microbatches"]
+__all__ = [
+    "check_kernels",
+    "check_origin",
+    "check_shapes",
+    "check_state",
+    "check_statistics",
+    "microbatches",
+]
 
 _ROUNDING = 2.0**-7  # of a mean that was bfloat16 on its way
 
@@ -154,6 +162,26 @@ def _same_numbers(update: Any, mean: Any) -> bool:
         pair = np.asarray(update), np.asarray(mean)
         return np.allclose(*pair, rtol=_ROUNDING, atol=0, equal_nan=True)
     return any(x is mean for x in same_numbers(update))
+
+
+def check_kernels(settings: Settings, readings: list[Reading]) -> None:
+    """Refuse settings that know no averages, where evidence has two sides.
+
+    Raises:
+        ValueError: a threshold for single steps, instantaneous noise, or no memory of the signal.
+    """
+    if not any(isinstance(reading, Kernel) for reading in readings):
+        return
+    for name, wrong, instead in (
+        ("alpha", settings.alpha is not None, "z"),
+        ("noise='instantaneous'", not settings.averaged, "noise='exact'"),
+        ("signal_decay=0", not settings.remembers, "a memory of the signal"),
+    ):
+        if wrong:
+            raise ValueError(
+                f"block='kronecker' does not go with {name}: evidence by rows and columns is "
+                f"averaged over steps; give {instead}, or another block"
+            )
 
 
 def check_state(settings: Settings, chosen: Selection, readings: list[Reading], state: Any) -> None:

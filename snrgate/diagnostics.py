@@ -9,10 +9,13 @@ import optax
 from snrgate.annotations import Array, Float, PyTree
 from snrgate.moments.kronecker import SideSums, trace
 from snrgate.moments.statistics import Moments, pool_like
+from snrgate.spectrum import Spectrum, evidence_spectra
 from snrgate.trees import flatten
 
 __all__ = [
     "RiskDecrease",
+    "Spectrum",
+    "evidence_spectra",
     "gate_fraction_per_layer",
     "noise_scale",
     "risk_decrease",

@@ -6,21 +6,36 @@ squared momenta and noises, averages the sums over steps, and asks it for the ga
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from snrgate.annotations import Array, Float
-from snrgate.block import Block, block_axes, known_unit_axes, pooled_shape
+from snrgate.block import (
+    KRONECKER,
+    Block,
+    Sides,
+    block_axes,
+    default_sides,
+    known_unit_axes,
+    pooled_shape,
+)
 from snrgate.gate import pool
+from snrgate.kernel import Kernel, View
 from snrgate.moments.statistics import accumulator_dtype
+from snrgate.settings import Rule
 
-__all__ = ["Pooled", "Reading", "Rule", "Sided", "read"]
-
-Rule = Callable[[Array, Array], Array]
-"""``(signal, noise) -> gate``, each in the shape of the sums."""
+__all__ = [
+    "Pooled",
+    "Reading",
+    "Sided",
+    "first_views",
+    "packed_views",
+    "read",
+    "unpacked_views",
+]
 
 
 class Pooled(NamedTuple):
@@ -47,9 +62,9 @@ class Pooled(NamedTuple):
         """The sums as they are to be remembered."""
         return sums
 
-    def squares(self, x: Float[Array, "..."], like: Any) -> Array:
-        """The sums of ``x**2``, for the blocks of the noise ``like``."""
-        return pool(jnp.square(x.astype(like.dtype)), self.axes)
+    def squares(self, x: Float[Array, "..."], like: Any = None) -> Array:
+        """The sums of ``x**2``, in the dtype of the noise ``like``."""
+        return pool(jnp.square(x if like is None else x.astype(like.dtype)), self.axes)
 
     def sums(self, given: Float[Array, "..."]) -> Array:
         """Sums of given numbers: one for each parameter, or summed by this reading already.
@@ -119,8 +134,10 @@ class Sided(NamedTuple):
         """The sums of every side in one vector."""
         return jnp.concatenate([x.reshape(-1) for x in sums])
 
-    def squares(self, x: Float[Array, "..."], like: Any) -> tuple[Array | None, ...]:
-        """The sums of ``x**2``, where ``like`` has some."""
+    def squares(self, x: Float[Array, "..."], like: Any = None) -> tuple[Array | None, ...]:
+        """The sums of ``x**2``, where the noise ``like`` has some."""
+        if like is None:
+            return tuple(pool(jnp.square(x), self._over(kept)) for kept in self.kept)
         return tuple(
             None if n is None else pool(jnp.square(x.astype(n.dtype)), self._over(kept))
             for kept, n in zip(self.kept, like, strict=True)
@@ -159,14 +176,44 @@ class Sided(NamedTuple):
         return gain - ratio.size / 2 * math.log(numbers)
 
 
-Reading = Pooled | Sided
+Reading = Pooled | Sided | Kernel
 
 
 def read(block: Block, path: str, shape: tuple[int, ...]) -> Reading:
     """The reading of one parameter tensor."""
+    if isinstance(block, str) and block == KRONECKER:
+        sides = default_sides(path, shape) if math.prod(shape) else None
+        return Pooled(path, shape, ()) if sides is None else Kernel(path, shape, sides)
+    if callable(block) and isinstance(given := block(path, shape), Sides):
+        return Kernel(path, shape, given)
     if block == "unit" and math.prod(shape) and known_unit_axes(path, shape) is None:
         return Sided(path, shape)
     return Pooled(path, shape, block_axes(block, path, shape))
+
+
+def first_views(readings: list[Reading], params: list[Array]) -> list[View | None]:
+    """The view of every kernel before the first step; ``None`` for other leaves."""
+    return [
+        reading.first_view(p.dtype) if isinstance(reading, Kernel) else None
+        for reading, p in zip(readings, params, strict=True)
+    ]
+
+
+def packed_views(views: list[View | None]) -> Array:
+    """The views of all kernels as one vector, which holds a zero where there are none."""
+    return ravel_pytree(views)[0] if any(view is not None for view in views) else jnp.zeros(1)
+
+
+def unpacked_views(readings: list[Reading], packed: Any) -> list[View | None]:
+    """The views of all kernels; ``None`` for other leaves."""
+    kernels = [isinstance(reading, Kernel) for reading in readings]
+    if not any(kernels):
+        return [None] * len(readings)
+    like = [
+        reading.first_view(packed.dtype) if isinstance(reading, Kernel) else None
+        for reading in readings
+    ]
+    return ravel_pytree(like)[1](packed)
 
 
 def _refusal(

@@ -8,12 +8,20 @@ import jax.numpy as jnp
 
 from snrgate.annotations import Array, Bool, Float, Int, Scalar
 from snrgate.evidence import Reading
-from snrgate.moments.statistics import noise_of_mean
 from snrgate.momentum import observed_decay
-from snrgate.settings import Settings
+from snrgate.settings import Settings, known
 from snrgate.spread import Units, batch_of, next_spread, units
 
-__all__ = ["Given", "Step", "average", "measure"]
+__all__ = [
+    "Given",
+    "Motion",
+    "Step",
+    "advance",
+    "average",
+    "finite_gradients",
+    "measure",
+    "settle",
+]
 
 
 class Given(NamedTuple):
@@ -36,7 +44,7 @@ class Given(NamedTuple):
 
     kind: str
     grads: list[Array]
-    sums: list[Array] | None
+    sums: list[Any] | None
     sample_size: Scalar | None
     own: list[Array] | None
     inner: tuple[list[Array], list[Array]] | None
@@ -47,44 +55,56 @@ class Given(NamedTuple):
     skipped: Int[Array, " gated"]
 
 
-class Step(NamedTuple):
-    """Signal and noise of one step, one entry a gated leaf.
+class Motion(NamedTuple):
+    """How the momentum moves in one step, and what pure noise would show of it.
 
     Attributes:
-        signal: sums of the squared momentum, in their units.
-        noise: sums of the noise, in their units.
-        units: what pure noise of one example's variance is multiplied by in them.
+        previous: the momentum before the step.
+        momentum: the momentum after it; for instantaneous noise the gradient.
+        decay: of the momentum.
+        spread: of the momentum after the step.
+        units: what pure noise of one example's variance is multiplied by.
+        scale: what the squared momentum is multiplied by to be in its unit.
+        batch: whether the batch holds any examples.
+    """
+
+    previous: list[Array]
+    momentum: list[Array]
+    decay: Scalar
+    spread: Float[Array, " gated"]
+    units: Units
+    scale: Float[Array, " gated"]
+    batch: Bool[Array, ""]
+
+
+class Step(NamedTuple):
+    """What one step leaves of every gated leaf, but for its evidence.
+
+    Attributes:
+        units: what pure noise of one example's variance is multiplied by.
         momentum: the gate's own momentum after the step, ``None`` where it keeps none.
         decay: of the momentum.
         spread: of the momentum after the step.
         skipped: steps that each leaf has sat out, this one included.
-        age: batches in the running averages, at least 1.
         finite: whether the numbers of a leaf are finite; otherwise it sits out this step.
-        counts: whether this step enters the running averages.
+        counts: whether this step enters the running averages, where it is measured.
     """
 
-    signal: list[Any]
-    noise: list[Any]
     units: Units
     momentum: list[Array] | None
     decay: Scalar
     spread: Float[Array, " gated"]
     skipped: Int[Array, " gated"]
-    age: Int[Array, " gated"]
     finite: Bool[Array, " gated"]
     counts: Bool[Array, " gated"]
 
 
-def measure(settings: Settings, readings: list[Reading], given: Given) -> Step:
-    """Signal and noise of this step, in units of the variance of one example.
+def advance(settings: Settings, given: Given) -> Motion:
+    """How the momentum moves, and the units of this step.
 
     Args:
         settings: of the gate.
-        readings: how each gated leaf sums its evidence.
         given: what the update is given.
-
-    Returns:
-        The step. Nothing in it that is to be kept has seen a number that is not finite.
     """
     previous, momentum, decay = _momentum(given)
 
@@ -98,35 +118,57 @@ def measure(settings: Settings, readings: list[Reading], given: Given) -> Step:
     if settings.alpha is not None:  # the paper's threshold is on the numbers as they are
         unit = Units(*(jnp.ones_like(unit.signal),) * 2, jnp.zeros_like(unit.own))
 
-    # What it does show.
-    noises = _noises(readings, given, previous)
     # Reciprocals of whole vectors: a division a leaf would be a kernel of its own.
-    noise = [_scaled(n, u) for n, u in zip(noises, 1 / unit.noise, strict=True)]
     scale = 1 / unit.signal
     if given.kind != "instantaneous":
         scale /= jnp.square(1 - jnp.asarray(decay, scale.dtype) ** age)
+    return Motion(previous, momentum, decay, spread, unit, scale, batch.counts)
+
+
+def measure(
+    readings: list[Reading], given: Given, motion: Motion
+) -> tuple[list[Any], list[Any], Bool[Array, " gated"]]:
+    """Signal and noise of this step, in units of the variance of one example.
+
+    Args:
+        readings: how each gated leaf sums its evidence.
+        given: what the update is given.
+        motion: of the momentum.
+
+    Returns:
+        The sums of the squared momentum of each leaf; those of its noise; whether both are finite.
+    """
+    noises = _noises(readings, given, motion.previous)
+    noise = [_scaled(n, u) for n, u in zip(noises, 1 / motion.units.noise, strict=True)]
     signal = [
         _scaled(reading.squares(m, n), u)
-        for reading, m, n, u in zip(readings, momentum, noise, scale, strict=True)
+        for reading, m, n, u in zip(readings, motion.momentum, noise, motion.scale, strict=True)
     ]
+    return signal, noise, jnp.array(list(map(_all_finite, signal, noise)), bool)
 
-    # One bad example must not stay: a leaf that is not finite sits out this step. A batch of
-    # padding alone shows nothing.
-    finite = jnp.array(list(map(_all_finite, signal, noise)), bool)
-    counts = finite & batch.counts
+
+def finite_gradients(given: Given) -> Bool[Array, " gated"]:
+    """Whether the gradient of each leaf is finite."""
+    return jnp.array([jnp.all(jnp.isfinite(g)) for g in given.grads], bool)
+
+
+def settle(given: Given, motion: Motion, finite: Bool[Array, " gated"]) -> Step:
+    """What the step leaves, where a leaf that is not finite sits it out.
+
+    Nothing that is to be kept has then seen a number that is not finite. A batch of padding alone
+    shows nothing.
+    """
+    counts = finite & motion.batch
     own = None
     if given.own is not None:
-        moved = zip(counts, momentum, previous, strict=True)
+        moved = zip(counts, motion.momentum, motion.previous, strict=True)
         own = [jnp.where(ok, new, old) for ok, new, old in moved]
     return Step(
-        signal=signal,
-        noise=noise,
-        units=unit,
+        units=motion.units,
         momentum=own,
-        decay=decay,
-        spread=jnp.where(counts if given.inner is None else finite, spread, given.spread),
+        decay=motion.decay,
+        spread=jnp.where(counts if given.inner is None else finite, motion.spread, given.spread),
         skipped=given.skipped + ~counts,
-        age=jnp.maximum(given.count - given.skipped - ~counts, 1),
         finite=finite,
         counts=counts,
     )
@@ -149,18 +191,29 @@ def _noises(readings: list[Reading], given: Given, previous: list[Array]) -> lis
     """The noise of this step, summed as the evidence is."""
     if given.kind == "streaming":
         return [
-            reading.sums(jnp.square(g - m.astype(g.dtype)))
+            reading.squares(g - m.astype(g.dtype))
             for reading, g, m in zip(readings, given.grads, previous, strict=True)
         ]
     assert given.sums is not None  # check_statistics
     assert given.sample_size is not None
     return [
-        jax.tree.map(
-            lambda s, g=g: noise_of_mean(g, s, given.sample_size),
-            reading.sums(jnp.asarray(sums, g.dtype)),
-        )
+        _of_examples(reading, g, sums, given.sample_size)
         for reading, g, sums in zip(readings, given.grads, given.sums, strict=True)
     ]
+
+
+def _of_examples(reading: Reading, grad: Array, given: Any, size: Scalar) -> Any:
+    """The noise of the mean of ``size`` examples, from their sums of squared differences.
+
+    Where one example alone is left, its whole squared gradient counts as noise.
+    """
+    sums = reading.sums(jax.tree.map(lambda s: jnp.asarray(s, grad.dtype), given))
+    if known(size) and float(size) > 1:
+        return jax.tree.map(lambda s: s / (float(size) * (float(size) - 1)), sums)
+    n = jnp.asarray(size, grad.dtype)
+    pairs = jnp.where(n > 1, n * (n - 1), 1)
+    alone = reading.squares(grad, sums)
+    return jax.tree.map(lambda s, one: jnp.where(n > 1, s / pairs, one), sums, alone)
 
 
 def _scaled(sums: Any, scale: Array) -> Any:

@@ -4,25 +4,26 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from snrgate.annotations import Array, Scalar
-from snrgate.block import Block, block_axes, shown
-from snrgate.evidence import Rule
+from snrgate.block import KRONECKER, Axes, Block, Sides, block_axes, shown
 from snrgate.gate import GATES, GateRule
+from snrgate.moments.kronecker import SideSums
 from snrgate.moments.statistics import Moments
 from snrgate.spread import Units
 from snrgate.trees import flatten
 
-__all__ = ["Settings", "check_ranges", "exact_defaults", "is_zero", "known", "said"]
+__all__ = ["Rule", "Settings", "check_ranges", "exact_defaults", "is_zero", "known", "said"]
 
 NOISES = ("auto", "exact", "streaming", "instantaneous")
 
 _SIGNAL_DECAY = 0.98  # of the squared signal, where the threshold is z
+_FITTED = 0.2  # share of the data set's own noise that may be fitted; of kernels nothing
 
 _POSITIVE = ("a number >= 0", lambda x: x >= 0)
 _DECAY = ("a number in [0, 1)", lambda x: 0 <= x < 1)
@@ -116,6 +117,46 @@ def _rounded(value: Any) -> str:
     )
 
 
+class Rule(NamedTuple):
+    """The gate of one tensor as a function of its signal and its noise.
+
+    Attributes:
+        gate: the rule.
+        floor: how far the gate stays open where there is no signal.
+        streaming: whether the noise is streaming.
+        threshold: on signal over noise.
+        softness: of the soft and snr gates, on signal over noise.
+        held: part of the threshold that grows with the doubt about the noise.
+        soft: part of the softness that does.
+    """
+
+    gate: GateRule
+    floor: Scalar
+    streaming: bool
+    threshold: Scalar
+    softness: Scalar
+    held: Scalar
+    soft: Scalar
+
+    def doubted(self, doubt: Array) -> "Rule":
+        """The rule where ``doubt``, at least 1, multiplies the noise to be held back."""
+        more = doubt - 1
+        return self._replace(
+            threshold=self.threshold + self.held * more, softness=self.softness + self.soft * more
+        )
+
+    def __call__(self, signal: Array, noise: Array) -> Array:
+        """The gates, in the dtype of the noise."""
+        # At the first step streaming noise and squared signal are one number: rounding must not
+        # open the gate.
+        tie = 1 + (8 if self.streaming else 0) * float(jnp.finfo(noise.dtype).eps)
+        scalars = (jnp.asarray(x, noise.dtype) for x in (self.threshold * tie, self.softness))
+        value = self.gate(signal, noise, *scalars)
+        if not is_zero(self.floor):
+            value = self.floor + (1 - self.floor) * value
+        return jnp.asarray(value, noise.dtype)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that :func:`snrgate.snr_gate` is told, but for what it wraps and masks.
@@ -131,7 +172,7 @@ class Settings:
     noise: str
     noise_decay: Scalar
     signal_decay: Scalar | None
-    fitted: Scalar
+    fitted: Scalar | None
     softness: Scalar | None
     floor: Scalar
     block: Block
@@ -147,7 +188,7 @@ class Settings:
                 raise ValueError(f"{name}={shown(value)} is unknown; use one of {sorted(names)}")
         if isinstance(self.block, Moments):
             object.__setattr__(self, "block", _block_of(self.block))
-        elif not callable(self.block):
+        elif not callable(self.block) and self.block != KRONECKER:
             block_axes(self.block, "", ())  # refuses an unknown name
         if self.alpha is not None and self.z is not None:
             raise ValueError("alpha and z are two names for one threshold; give one of them")
@@ -169,6 +210,13 @@ class Settings:
                 f"{said('signal_decay', decay)} does not go with alpha, a threshold for one "
                 "step; give z"
             )
+
+    @property
+    def looks(self) -> bool:
+        """Whether the block is known to be one of kernels with two sides."""
+        if isinstance(self.block, BlockOfMoments):
+            return any(isinstance(axes, Sides) for axes in self.block.axes.values())
+        return isinstance(self.block, str) and self.block == KRONECKER
 
     @property
     def averaged(self) -> bool:
@@ -196,51 +244,46 @@ class Settings:
             return self.noise
         return "streaming" if sum_sq_diff_grads is None else "exact"
 
-    def rules(self, kind: str, units: Units) -> list[Rule]:
+    def rules(self, kind: str, units: Units, kernels: Sequence[bool]) -> list[Rule]:
         """The gate of every tensor as a function of its signal and its noise, in their units.
 
         Args:
             kind: "exact", "streaming" or "instantaneous".
             units: of this step, one number a tensor.
+            kernels: for each tensor, whether its evidence has two sides.
         """
-        thresholds, softnesses = (
-            list(jnp.asarray(x)) if jnp.ndim(x) else [x] * len(units.signal)
-            for x in self._threshold(units)
-        )
+        gate: GateRule = self.gate if callable(self.gate) else GATES[self.gate]
+        numbers = [
+            list(jnp.asarray(x)) if jnp.ndim(x) else [x] * len(kernels)
+            for x in self._thresholds(units, kernels)
+        ]
         return [
-            functools.partial(self._gate, kind, *scalars)
-            for scalars in zip(thresholds, softnesses, strict=True)
+            Rule(gate, self.floor, kind == "streaming", *scalars)
+            for scalars in zip(*numbers, strict=True)
         ]
 
-    def _gate(
-        self, kind: str, threshold: Scalar, softness: Scalar, signal: Array, noise: Array
-    ) -> Array:
-        """The gates of one tensor."""
-        gate: GateRule = self.gate if callable(self.gate) else GATES[self.gate]
-        # At the first step streaming noise and squared signal are one number: rounding must not
-        # open the gate.
-        tie = 1 + (8 if kind == "streaming" else 0) * float(jnp.finfo(noise.dtype).eps)
-        scalars = (jnp.asarray(x, noise.dtype) for x in (threshold * tie, softness))
-        value = gate(signal, noise, *scalars)
-        if not is_zero(self.floor):
-            value = self.floor + (1 - self.floor) * value
-        return jnp.asarray(value, noise.dtype)
-
-    def _threshold(self, units: Units) -> tuple[Scalar, Scalar]:
-        """Threshold and softness, on signal over noise in their units."""
+    def _thresholds(self, units: Units, kernels: Sequence[bool]) -> tuple[Scalar, ...]:
+        """Threshold and softness, and the part of each that grows with doubt."""
         if self.alpha is not None:
-            return self.alpha, self.alpha if self.softness is None else self.softness
+            return self.alpha, self.alpha if self.softness is None else self.softness, 0.0, 0.0
         squared = 1.0 if self.z is None else jnp.square(self.z)
-        threshold = soft = squared
+        threshold = soft = held = squared
         if self.averaged and self.dataset_size is not None:
             # A share of the examples' own noise may be fitted; of what gets through, the data
             # set's part alone is held back: that of single batches averages out.
-            left = units.own * jnp.square(1 - self.fitted)
-            threshold = squared * (1 - units.own + left)
-            soft = squared * left if self.gate == "soft" else threshold
-        if self.softness is None:
-            return threshold, soft
-        return threshold, self.softness * units.noise / units.signal
+            left = units.own * self._unfitted(kernels)
+            threshold, held = squared * (1 - units.own + left), squared * left
+            soft = held if self.gate == "soft" else threshold
+        if self.softness is not None:
+            return threshold, self.softness * units.noise / units.signal, held, 0.0
+        return threshold, soft, held, held
+
+    def _unfitted(self, kernels: Sequence[bool]) -> Array:
+        """The share of the data set's noise that may not be fitted, squared."""
+        fitted = self.fitted
+        if fitted is None:
+            fitted = 0.0 if any(kernels) else _FITTED
+        return jnp.square(1 - fitted)
 
 
 def said(name: str, value: Any) -> str:
@@ -250,21 +293,30 @@ def said(name: str, value: Any) -> str:
     return f"{name}={value if isinstance(value, (int, float)) else f'{float(value):.6g}'}"
 
 
-def _block_of(moments: Moments) -> Callable[[str, tuple[int, ...]], tuple[int, ...]]:
-    """The block that moments, or their shapes, are pooled by."""
+@dataclasses.dataclass(frozen=True)
+class BlockOfMoments:
+    """The block that moments, or their shapes, are summed by, as a function of path and shape."""
+
+    axes: dict[str, Axes | Sides]
+
+    def __call__(self, path: str, shape: tuple[int, ...]) -> Axes | Sides:
+        """The axes of a parameter that are pooled, or its sides."""
+        if path not in self.axes:
+            raise ValueError(
+                f"block: the moments given hold {sorted(self.axes)}, no parameter {path!r}; give "
+                "the moments of the parameters that the gate is initialised with"
+            )
+        return self.axes[path]
+
+
+def _block_of(moments: Moments) -> BlockOfMoments:
     leaves = flatten(moments.mean)
     sums = leaves.match(moments.sum_sq_diff, "moments.sum_sq_diff")
-    axes = {
-        path: tuple(i for i, (n, k) in enumerate(zip(m.shape, s.shape, strict=True)) if n != k)
-        for path, m, s in zip(leaves.paths, leaves.values, sums, strict=True)
-    }
 
-    def block(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if path not in axes:
-            raise ValueError(
-                f"block: the moments given hold {sorted(axes)}, no parameter {path!r}; give the "
-                "moments of the parameters that the gate is initialised with"
-            )
-        return axes[path]
+    def axes_of(mean: Any, squares: Any) -> Axes | Sides:
+        if isinstance(squares, SideSums):
+            return squares.sides
+        pairs = zip(mean.shape, squares.shape, strict=True)
+        return tuple(i for i, (n, k) in enumerate(pairs) if n != k)
 
-    return block
+    return BlockOfMoments(dict(zip(leaves.paths, map(axes_of, leaves.values, sums), strict=True)))

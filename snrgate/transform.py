@@ -9,26 +9,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from snrgate.annotations import Array, Float, Int, PyTree, Scalar
+from snrgate.annotations import Array, Bool, Float, Int, PyTree, Scalar
 from snrgate.apply import apply_gates, fractions, open_gates
 from snrgate.block import Block
 from snrgate.checks import (
+    check_kernels,
     check_origin,
     check_shapes,
     check_state,
     check_statistics,
     microbatches,
 )
-from snrgate.evidence import read
+from snrgate.evidence import Reading, first_views, packed_views, read, unpacked_views
 from snrgate.gate import GateRule
-from snrgate.measure import Given, Step, measure
-from snrgate.memory import Memory, remember
+from snrgate.kernel import Kernel, View, is_due
+from snrgate.measure import Given, Step
+from snrgate.memory import Memory
 from snrgate.moments.statistics import accumulator_dtype
 from snrgate.momentum import inner_momentum
+from snrgate.observe import Seen, observe
 from snrgate.settings import Settings, check_ranges, exact_defaults
 from snrgate.trees import Selection, check_floating, flatten, select
 
-__all__ = ["Gated", "SnrGateState", "snr_gate"]
+__all__ = ["Gated", "SnrGateState", "measures_next", "snr_gate"]
 
 _B1 = 0.9  # decay of the gate's own momentum, where the inner transformation keeps none
 
@@ -48,8 +51,11 @@ class SnrGateState(NamedTuple):
         momentum_decay: decay of that momentum, as it was last seen or told.
         spread: variance of the momentum that is new in the batches, for each parameter tensor in
             the order of its leaves, in units of the variance of one example.
+        age: steps that the running averages of each parameter tensor stand for, int32.
         skipped_steps: steps that each parameter tensor has sat out, because its gradient or its
             statistics were not finite or the batch held no example, int32.
+        views: how every kernel was seen last (:class:`snrgate.kernel.View`), in one vector in the
+            order of the leaves; ``()`` where no evidence has two sides.
         gate_fraction: mean gate over all gated parameters in the last step, float32.
         gate_fractions: the same for each parameter tensor.
         inner_state: state of the inner transformation.
@@ -61,7 +67,9 @@ class SnrGateState(NamedTuple):
     momentum: PyTree
     momentum_decay: Float[Array, ""]
     spread: Float[Array, " leaves"]
+    age: Int[Array, " leaves"]
     skipped_steps: Int[Array, " leaves"]
+    views: Float[Array, " views"] | tuple[()]
     gate_fraction: Float[Array, ""]
     gate_fractions: Float[Array, " leaves"]
     inner_state: optax.OptState
@@ -77,7 +85,7 @@ def snr_gate(
     noise: str = "auto",
     noise_decay: Scalar = 0.99,
     signal_decay: Scalar | None = None,
-    fitted: Scalar = 0.2,
+    fitted: Scalar | None = None,
     softness: Scalar | None = None,
     floor: Scalar = 0.0,
     block: Block = "unit",
@@ -131,7 +139,8 @@ def snr_gate(
         fitted: :math:`\varphi`, share of the data set's own noise that may be fitted, in [0, 1):
             what has been fitted is missing in the gradient of the training set, which would shut
             the gate too early. Until so much is fitted, a part of pure noise gets through,
-            :math:`1 - (1 - \varphi)^2` of it. It matters with ``z`` and ``dataset_size``.
+            :math:`1 - (1 - \varphi)^2` of it. It matters with ``z`` and ``dataset_size``. ``None``
+            is 0.2, and 0 with ``block="kronecker"``.
         softness: :math:`\lambda` of the soft and snr gates on signal / noise. ``None`` is the
             threshold; for the soft gate with ``z``, averaged noise and ``dataset_size`` only that
             part of it which no number of batches averages out, so that (with ``fitted`` 0) what
@@ -141,8 +150,10 @@ def snr_gate(
             what has to be learned by heart before it is understood, among wrong answers, with
             decay outside the gate. Noise gets through at that rate.
         block: what shares one gate: "parameter", "unit" (everything that feeds one output unit),
-            "tensor", ``(path, shape) -> axes`` (see :func:`snrgate.block.block_axes`), or the
-            moments of a batch, or their shapes, which are pooled by the blocks that are meant:
+            "tensor", "kronecker" (evidence by the rows and columns of a kernel, in the better one
+            of two bases, :mod:`snrgate.kronecker`), ``(path, shape) -> axes`` (see
+            :func:`snrgate.block.block_axes`), or the moments of a batch, or their shapes, which
+            are pooled by the blocks that are meant:
             ``jax.eval_shape(grad_fn, params, batch)[1]``. Where neither the moments nor the
             name of a parameter tell "unit" which axis faces the output, the evidence of every
             axis is taken (:class:`snrgate.evidence.Sided`).
@@ -234,17 +245,22 @@ class Gated:
                 "b1 is the decay of the gate's own momentum, but the inner transformation keeps "
                 "one already; set the decay there and leave b1 out"
             )
+        readings, gated = self._readings(chosen, params)
+        check_kernels(self.settings, readings)
+        zeros = chosen.put([r.zeros(p) for r, p in zip(readings, gated, strict=True)])
         averaged, leaves = self.settings.averaged, len(chosen.chosen)
         wide = jnp.result_type(float)
         first_decay = _B1 if self.b1 is None else self.b1
         return SnrGateState(
             count=jnp.zeros((), jnp.int32),
-            noise=self._zeros(chosen, params) if averaged else (),
-            signal=self._zeros(chosen, params) if self.settings.remembers else (),
+            noise=zeros if averaged else (),
+            signal=zeros if self.settings.remembers else (),
             momentum=_zero_momentum(chosen, params) if averaged and not shared else (),
             momentum_decay=jnp.asarray(first_decay, wide),
             spread=jnp.zeros(leaves, wide),
+            age=jnp.zeros(leaves, jnp.int32),
             skipped_steps=jnp.zeros(leaves, jnp.int32),
+            views=packed_views(first_views(readings, gated)) if self._looks(readings) else (),
             gate_fraction=jnp.ones((), jnp.float32),
             gate_fractions=jnp.ones(leaves, jnp.float32),
             inner_state=inner_state,
@@ -274,23 +290,17 @@ class Gated:
         )
 
         chosen = select(updates, self.mask, params)
-        readings = [
-            read(settings.block, path, jnp.shape(g))
-            for path, g in zip(chosen.paths, chosen.pick(updates, "updates"), strict=True)
-        ]
+        readings, _ = self._readings(chosen, updates)
         check_state(settings, chosen, readings, state)
         given = self._given(
             kind, chosen, updates, state, inner_state, sum_sq_diff_grads, sample_size
         )
-        step = measure(settings, readings, given)
-        kept = (
-            chosen.pick(getattr(state, name), f"state.{name}") if on else []
-            for name, on in (("noise", settings.averaged), ("signal", settings.remembers))
-        )
-        memory = remember(settings, readings, step, *kept)
-        gates = open_gates(settings, readings, kind, given.count, step, memory)
-        through = apply_gates(chosen.pick(new_updates, "the inner update"), gates, step.finite)
-        new_state = self._next(chosen, state, inner_state, given.count, step, memory, gates)
+        step, seen = observe(settings, readings, given, *self._kept(readings, chosen, state))
+        rules = settings.rules(kind, step.units, [isinstance(r, Kernel) for r in readings])
+        gates = open_gates(settings, readings, rules, given.count, step.finite, seen)
+        passed = chosen.pick(new_updates, "the inner update")
+        through = apply_gates(readings, passed, gates, step.finite, seen)
+        new_state = self._next(chosen, state, inner_state, given.count, step, seen, gates)
         return chosen.put(through, new_updates), new_state
 
     def _check(
@@ -309,13 +319,26 @@ class Gated:
         check_origin(leaves, sum_sq_diff_grads, self.settings.noise)
         check_shapes(leaves, params)
 
-    def _zeros(self, chosen: Selection, params: PyTree) -> PyTree:
-        """A zero for every sum of evidence, float32 or wider."""
+    def _readings(self, chosen: Selection, params: PyTree) -> tuple[list[Reading], list[Array]]:
+        """How each gated leaf sums its evidence, and the leaves."""
         leaves = [jnp.asarray(p) for p in chosen.pick(params, "params")]
-        readings = zip(chosen.paths, leaves, strict=True)
-        return chosen.put(
-            [read(self.settings.block, path, p.shape).zeros(p) for path, p in readings]
+        shapes = zip(chosen.paths, leaves, strict=True)
+        return [read(self.settings.block, path, p.shape) for path, p in shapes], leaves
+
+    def _looks(self, readings: list[Reading]) -> bool:
+        """Whether the gate looks at kernels, or would if there were any."""
+        return self.settings.looks or any(isinstance(r, Kernel) for r in readings)
+
+    def _kept(
+        self, readings: list[Reading], chosen: Selection, state: SnrGateState
+    ) -> tuple[Memory, list[View | None]]:
+        """The running averages and the views of the state, as lists over the gated leaves."""
+        noise, signal = (
+            chosen.pick(getattr(state, name), f"state.{name}") if on else []
+            for name, on in (("noise", self.settings.averaged), ("signal", self.settings.remembers))
         )
+        memory = Memory(noise, signal, state.age[np.flatnonzero(chosen.chosen)])
+        return memory, unpacked_views(readings, state.views)
 
     def _given(
         self,
@@ -362,7 +385,7 @@ class Gated:
         inner_state: optax.OptState,
         count: Array,
         step: Step,
-        memory: Memory,
+        seen: Seen,
         gates: list[Array],
     ) -> SnrGateState:
         """The state after the step."""
@@ -370,16 +393,47 @@ class Gated:
         per_leaf, overall = fractions(gates, chosen)
         return SnrGateState(
             count=count,
-            noise=chosen.put(memory.running_noise) if self.settings.averaged else (),
-            signal=chosen.put(memory.running_signal) if self.settings.remembers else (),
+            noise=chosen.put(seen.memory.noise) if self.settings.averaged else (),
+            signal=chosen.put(seen.memory.signal) if self.settings.remembers else (),
             momentum=state.momentum if step.momentum is None else chosen.put(step.momentum),
             momentum_decay=jnp.asarray(step.decay, state.momentum_decay.dtype),
             spread=state.spread.at[places].set(step.spread),
+            age=state.age.at[places].set(seen.memory.age),
             skipped_steps=state.skipped_steps.at[places].set(step.skipped),
+            views=state.views if isinstance(state.views, tuple) else packed_views(seen.views),
             gate_fraction=overall,
             gate_fractions=per_leaf,
             inner_state=inner_state,
         )
+
+
+def measures_next(state: optax.OptState) -> Bool[Array, ""] | bool:
+    """Whether the next update will use the statistics of its batch.
+
+    A gate with ``block="kronecker"`` measures evidence at its first 40 steps, and then at every
+    tenth. The other updates need the mean gradient alone:
+    ``grad_fn(params, batch, measure=snrgate.measures_next(state))`` leaves the rest out.
+
+    Args:
+        state: state of an optimizer with one gate in it.
+
+    Returns:
+        A boolean scalar; ``True`` for other blocks.
+
+    Raises:
+        ValueError: the state holds no gate.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import snrgate
+        >>> state = snrgate.adamw(1e-3, block="kronecker").init({"kernel": jnp.ones((2, 3))})
+        >>> bool(snrgate.measures_next(state))
+        True
+    """
+    gate = optax.tree.get(state, "SnrGateState")
+    if gate is None:
+        raise ValueError("the state holds no gate; pass the state of a snrgate optimizer")
+    return True if isinstance(gate.views, tuple) else is_due(gate.count + 1)
 
 
 def _of_jax(state: SnrGateState) -> SnrGateState:

@@ -28,6 +28,7 @@ OPTIMIZERS = {
         snrgate.snr_gate(optax.scale_by_lion()), optax.scale_by_learning_rate(1e-3)
     ),
     "muon": lambda: snrgate.snr_gate(optax.contrib.muon(1e-3)),
+    "kernels": functools.partial(snrgate.adamw, 1e-2, block="kronecker"),
     "from_per_example": lambda: snrgate.from_per_example(snrgate.adamw(1e-2)),
 }
 PARAMS = {"kernel": jnp.full((3, 2), 0.5, jnp.float32), "bias": jnp.zeros(2)}
@@ -46,6 +47,7 @@ def batches(steps=4, b=8):
 
 
 GRAD_FN = snrgate.value_and_moments(loss_fn, method="vmap")
+BY_SIDES = snrgate.value_and_moments(loss_fn, method="vmap", block="kronecker")
 
 
 def step(tx, carry, batch, **extra):
@@ -57,7 +59,8 @@ def step(tx, carry, batch, **extra):
 
 def gradients(tx, params, batch):
     """What ``tx.update`` takes: a mean and its statistics, or one gradient an example."""
-    loss, moments = GRAD_FN(params, batch)
+    views = optax.tree.get(jax.eval_shape(tx.init, params), "views", ())
+    loss, moments = (GRAD_FN if views == () else BY_SIDES)(params, batch)
     if "from_per_example" in tx.update.__qualname__:
         return jax.vmap(jax.grad(loss_fn), (None, 0))(params, batch), {}, loss
     return moments.mean, moments.extra_args(), loss

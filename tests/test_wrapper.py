@@ -81,9 +81,9 @@ def count_numbers(tree):
 @pytest.mark.parametrize(("block", "number"), [("parameter", 1020), ("unit", 40), ("tensor", 2)])
 def test_adam_with_the_gate_holds_two_numbers_a_block_more(block, number):
     params = {"kernel": jnp.zeros((50, 20)), "bias": jnp.zeros(20)}
-    # A gate fraction, a spread and a number of skipped steps each.
-    adam = count_numbers(optax.adam(1e-3).init(params)) + 3 * len(params)
-    assert adam == 2 * 1020 + 6
+    # A gate fraction, a spread, an age and a number of skipped steps each.
+    adam = count_numbers(optax.adam(1e-3).init(params)) + 4 * len(params)
+    assert adam == 2 * 1020 + 8
     assert count_numbers(snrgate.adam(1e-3, block=block).init(params)) - adam == 2 * number
     # Algorithm 1 has no memory of the signal, an instantaneous noise none of either.
     assert count_numbers(snrgate.adam(1e-3, block=block, alpha=1.0).init(params)) - adam == number
@@ -98,11 +98,11 @@ def test_the_defaults_are_the_same_at_every_door():
     assert {"z", "noise_decay", "signal_decay", "fitted", "softness", "floor"} < shared
     assert {n: gate[n] for n in shared} == {n: adamw[n] for n in shared}
     settings = {f.name: f.default for f in dataclasses.fields(Gated)}
-    same = shared & settings.keys() - {"z", "noise"}  # None and "auto" said out loud
+    same = shared & settings.keys() - {"z", "noise", "fitted"}  # None and "auto" said out loud
     assert {n: gate[n] for n in same} == {n: settings[n] for n in same}
     gs, w0 = gradients(5), np.zeros(SHAPE)
     default, _ = run(snrgate.adam(1e-2), gs, w0, exact=True)
-    named, _ = run(snrgate.adam(1e-2, z=1.0, signal_decay=0.98), gs, w0, exact=True)
+    named, _ = run(snrgate.adam(1e-2, z=1.0, signal_decay=0.98, fitted=0.2), gs, w0, exact=True)
     np.testing.assert_array_equal(default, named)
 
 

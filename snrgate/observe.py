@@ -1,0 +1,110 @@
+"""What one step shows and leaves: the momentum moves, evidence is measured and remembered.
+
+Kernels with two sides are dear to measure. Where a gate has any, all its leaves are measured at
+the first steps, and later at one step in ten. Between these the gates compare what they remember.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from snrgate.evidence import Reading
+from snrgate.kernel import Kernel, View, either, gap, is_due, is_renewed
+from snrgate.measure import Given, Motion, Step, advance, finite_gradients, measure, settle
+from snrgate.memory import Memory, corrected, remember
+from snrgate.settings import Settings
+
+__all__ = ["Seen", "observe"]
+
+
+class Seen(NamedTuple):
+    """All that the gates are opened by, a list each over the gated leaves.
+
+    Attributes:
+        memory: the running averages after the step.
+        signal: the squared signal to compare.
+        noise: the noise to compare it with.
+        views: of every kernel, how it was seen last; ``None`` for the other leaves.
+    """
+
+    memory: Memory
+    signal: list[Any]
+    noise: list[Any]
+    views: list[View | None]
+
+
+def observe(
+    settings: Settings,
+    readings: list[Reading],
+    given: Given,
+    memory: Memory,
+    views: list[View | None],
+) -> tuple[Step, Seen]:
+    """Take one step of the gate's own state.
+
+    Args:
+        settings: of the gate.
+        readings: how each gated leaf sums its evidence.
+        given: what the update is given.
+        memory: the running averages before the step.
+        views: of every kernel, how it was seen last.
+    """
+    motion = advance(settings, given)
+
+    def measured(steps: Any = 1) -> tuple[Step, Memory, tuple[list[Any], list[Any]]]:
+        signal, noise, finite = measure(readings, given, motion)
+        step = settle(given, motion, finite)
+        shown = signal, noise
+        return step, remember(settings, readings, memory, shown, step.counts, steps), shown
+
+    if not any(isinstance(r, Kernel) for r in readings):
+        step, after, shown = measured()
+        return step, Seen(after, *corrected(settings, readings, after, shown), views)
+
+    def due() -> tuple[Step, Memory, list[View | None]]:
+        step, after, _ = measured(gap(given.count))
+        return step, after, _look(settings, readings, given, motion, after, views)
+
+    def held() -> tuple[Step, Memory, list[View | None]]:
+        return settle(given, motion, finite_gradients(given)), memory, views
+
+    step, after, views = either(is_due(given.count), due, held)
+    return step, Seen(after, *_averages(settings, readings, after), views)
+
+
+def _look(
+    settings: Settings,
+    readings: list[Reading],
+    given: Given,
+    motion: Motion,
+    memory: Memory,
+    views: list[View | None],
+) -> list[View | None]:
+    """The views of new evidence; now and then in a new basis."""
+    signal, noise = _averages(settings, readings, memory)
+    rules = settings.rules(given.kind, motion.units, [isinstance(r, Kernel) for r in readings])
+    leaves = list(zip(readings, signal, noise, rules, strict=True))
+
+    def renewed() -> list[View | None]:
+        return [
+            reading.renewed(n, view) if isinstance(reading, Kernel) and view else view
+            for (reading, _, n, _), view in zip(leaves, views, strict=True)
+        ]
+
+    views = either(is_renewed(given.count), renewed, lambda: views)
+    return [
+        reading.looked(s, n, view, rule) if isinstance(reading, Kernel) and view else view
+        for (reading, s, n, rule), view in zip(leaves, views, strict=True)
+    ]
+
+
+def _averages(
+    settings: Settings, readings: list[Reading], memory: Memory
+) -> tuple[list[Any], list[Any]]:
+    """The bias-corrected averages, where everything is averaged."""
+    shown = (
+        [reading.unpacked(jnp.asarray(x)) for reading, x in zip(readings, kept, strict=True)]
+        for kept in (memory.signal, memory.noise)
+    )
+    signal, noise = shown
+    return corrected(settings, readings, memory, (signal, noise))
