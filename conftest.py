@@ -1,13 +1,26 @@
 """Test settings that must be in place before JAX starts."""
 
 import os
+import tempfile
 
-# Several devices on one machine, so that the tests of distributed batches run everywhere.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Several devices on one machine, so that the tests of distributed batches run everywhere. A program
+# of a test runs for a moment and compiles for seconds, and a third of these seconds make its
+# machine code fast; `XLA_FLAGS=--xla_backend_optimization_level=3 pytest` does that too.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        "--xla_backend_optimization_level=1",
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+    )
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Threads of NumPy's linear algebra wait by spinning, which costs most of the time on a busy machine.
+# What takes long to compile is compiled once for all workers and the processes that they start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="compiled-")  # removed when this process ends
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Threads of NumPy's linear algebra wait by spinning, which takes the processors from the others.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A silent broadcast between arrays of different rank is an error.
