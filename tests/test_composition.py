@@ -90,9 +90,6 @@ def test_jit_scan_vmap_and_cond_give_the_eager_numbers(tx):
     carry = (PARAMS, tx.init(PARAMS))
     close = functools.partial(chex.assert_trees_all_close, rtol=2e-4, atol=1e-5)
 
-    scanned, _ = jax.lax.scan(functools.partial(step, tx), carry, batches())
-    close(scanned, expected)
-
     jitted = jax.jit(functools.partial(step, tx))
     now = carry
     for batch in zip(*batches(), strict=True):
@@ -109,6 +106,7 @@ def test_jit_scan_vmap_and_cond_give_the_eager_numbers(tx):
         on, batch = xs
         return jax.lax.cond(on, lambda: step(tx, carry, batch)[0], lambda: carry), None
 
+    # A scan of every other step is the scan too.
     on = jnp.array([True, False] * 4)
     doubled = jax.tree.map(lambda x: jnp.repeat(x, 2, 0), batches())
     close(jax.lax.scan(conditional, carry, (on, doubled))[0], expected)
@@ -162,7 +160,10 @@ def test_masked_and_partition_gate_what_they_select():
         {"gated": snrgate.adamw(1e-2, weight_decay=0.0), "plain": optax.adam(1e-2)}, labels
     )
 
-    one_step = functools.partial(step, batch=jax.tree.map(lambda x: x[0], batches()))
+    def one_step(tx, carry):
+        one = functools.partial(step, tx, batch=jax.tree.map(lambda x: x[0], batches()))
+        return jax.jit(one)(carry)
+
     for tx in (
         partition,
         optax.chain(
@@ -286,11 +287,11 @@ def test_the_inner_transformation_sees_nothing_but_the_users_tree():
     tx = snrgate.snr_gate(inner)
     grads = jax.grad(value_fn)(PARAMS)
     given = {"value": value_fn(PARAMS), "grad": grads, "value_fn": value_fn}
-    _, state = tx.update(grads, tx.init(PARAMS), PARAMS, **given)
+    _, state = jax.jit(lambda state: tx.update(grads, state, PARAMS, **given))(tx.init(PARAMS))
     assert {tuple(map(tuple, shapes)) for shapes in seen} == {((2,), (3, 2))}
     assert float(state.momentum_decay) == pytest.approx(0.8, abs=1e-6)
     lbfgs = snrgate.snr_gate(optax.lbfgs())
-    lbfgs.update(grads, lbfgs.init(PARAMS), PARAMS, **given)
+    jax.jit(lambda state: lbfgs.update(grads, state, PARAMS, **given))(lbfgs.init(PARAMS))
 
 
 def test_python_numbers_and_empty_tensors_are_parameters():
@@ -353,11 +354,12 @@ def test_multi_steps_works_with_streaming_noise():
     tx = optax.MultiSteps(snrgate.adamw(1e-2, noise="streaming"), every_k_schedule=2)
     whole = snrgate.adamw(1e-2, noise="streaming")
     x, y = batches()
+    by_halves, by_batches = (jax.jit(functools.partial(step, t)) for t in (tx, whole))
     carry, expected = (PARAMS, tx.init(PARAMS)), (PARAMS, whole.init(PARAMS))
     for i in range(4):
         for half in (slice(0, 4), slice(4, 8)):
-            carry, _ = step(tx, carry, (x[i, half], y[i, half]))
-        expected, _ = step(whole, expected, (x[i], y[i]))
+            carry, _ = by_halves(carry, (x[i, half], y[i, half]))
+        expected, _ = by_batches(expected, (x[i], y[i]))
     chex.assert_trees_all_close(carry[0], expected[0], rtol=1e-4)
 
 
@@ -376,11 +378,15 @@ def test_microbatches_inside_value_and_moments_are_the_way_out():
     tx = snrgate.adamw(1e-2)
     carry = (PARAMS, tx.init(PARAMS))
     micro = snrgate.value_and_moments(loss_fn, microbatch_size=3)
-    for batch in zip(*batches(), strict=True):
-        params, state = carry
+
+    @jax.jit
+    def micro_step(params, state, batch):
         _, moments = micro(params, batch)
         updates, state = tx.update(moments.mean, state, params, **moments.extra_args())
-        carry = (optax.apply_updates(params, updates), state)
+        return optax.apply_updates(params, updates), state
+
+    for batch in zip(*batches(), strict=True):
+        carry = micro_step(*carry, batch)
     chex.assert_trees_all_close(carry[0], train(tx)[0], rtol=1e-4)
 
 
