@@ -237,11 +237,13 @@ def processes(setting: Setting, count: int) -> Outcome:
 @functools.cache
 def _all_settings(count: int) -> dict[Setting, Outcome]:
     """Start the processes once for all settings."""
-    environment = {name: x for name, x in os.environ.items() if name != "XLA_FLAGS"}
+    one = " --xla_force_host_platform_device_count=1"  # whatever came before
+    environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + one}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "outcomes.npz"
         command = [sys.executable, "-m", "snrgate.lab.launch", "-n", str(count), "--"]
-        run = f"import equivalence; equivalence.one_of_the_processes({str(path)!r})"
+        settings = [tuple(setting) for setting in SETTINGS]
+        run = f"import equivalence; equivalence.one_of_the_processes({str(path)!r}, {settings})"
         command += [sys.executable, "-c", run]
         done = subprocess.run(
             command, env=environment, cwd=HERE, capture_output=True, text=True, timeout=300
@@ -251,8 +253,8 @@ def _all_settings(count: int) -> dict[Setting, Outcome]:
         return pickle.loads(path.read_bytes())
 
 
-def one_of_the_processes(path: str) -> None:
-    """What each of them runs; the first one writes all outcomes to ``path``."""
+def one_of_the_processes(path: str, settings: list[tuple[str, str]]) -> None:
+    """What each of them runs; the first one writes the outcomes of all settings to ``path``."""
     launch.join()
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     sharding = NamedSharding(mesh, P("data"))
@@ -265,7 +267,7 @@ def one_of_the_processes(path: str) -> None:
         )
 
     outcomes = {}
-    for setting in SETTINGS:
+    for setting in itertools.starmap(Setting, settings):
         with jax.enable_x64(setting.dtype == "float64"):
             carry = _on(mesh, start(setting))
             step = jax.jit(make_step(setting))

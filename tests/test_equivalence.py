@@ -9,6 +9,11 @@ from equivalence import STEPS, TOLERANCE, WAYS, Setting, compare, deviation, one
 TESTED = [Setting("float64", "parameter"), Setting("float32", "unit")]
 
 
+@pytest.fixture(autouse=True)
+def no_other_settings(monkeypatch):
+    monkeypatch.setattr(equivalence, "SETTINGS", TESTED)
+
+
 @pytest.mark.filterwarnings("ignore:.*pmap.*:DeprecationWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_the_same_numbers(way):
