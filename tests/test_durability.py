@@ -36,7 +36,7 @@ FORKSERVER.set_forkserver_preload(
 SETTINGS = {
     "task.width": 4,
     "task.depth": 1,
-    "steps": 600,
+    "steps": 300,
     "batch-size": 8,
     "eval-every": 10,
     "checkpoint-every": 10,
@@ -90,7 +90,7 @@ def test_twenty_kills_at_random_moments(tmp_path, uninterrupted):
         with child(*TINY, "--out", out, *resume) as process:
             while not begun(out) and process.is_alive():
                 time.sleep(0.01)
-            process.join(timeout=rng.uniform(0, 4))
+            process.join(timeout=rng.uniform(0, 3))
             if process.exitcode is None:
                 process.kill()
                 kills += 1
