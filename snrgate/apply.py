@@ -26,7 +26,6 @@ def open_gates(
     leaves = zip(readings, rules, seen.signal, seen.noise, seen.views, strict=True)
     for reading, rule, signal, noise, view in leaves:
         if isinstance(reading, Kernel):
-            assert view is not None
             gates.append(reading.gates(view, rule))
         else:
             gates.append(reading.gates(signal, noise, rule))
@@ -52,7 +51,6 @@ def apply_gates(
     leaves = zip(readings, map(jnp.asarray, updates), gates, finite, evidence, strict=True)
     for reading, u, q, ok, (signal, view) in leaves:
         if isinstance(reading, Kernel):
-            assert view is not None
             passed = jnp.where(ok, reading.through(u, q, view, signal), u * 0)
         else:
             passed = jnp.where((q == 0) & ok, 0, u * q)

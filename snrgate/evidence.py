@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from snrgate.annotations import Array, Float
 from snrgate.block import (
@@ -23,7 +22,7 @@ from snrgate.block import (
     pooled_shape,
 )
 from snrgate.gate import pool
-from snrgate.kernel import Kernel, View
+from snrgate.kernel import Kernel
 from snrgate.moments.statistics import accumulator_dtype
 from snrgate.settings import Rule
 
@@ -31,10 +30,7 @@ __all__ = [
     "Pooled",
     "Reading",
     "Sided",
-    "first_views",
-    "packed_views",
     "read",
-    "unpacked_views",
 ]
 
 
@@ -189,31 +185,6 @@ def read(block: Block, path: str, shape: tuple[int, ...]) -> Reading:
     if block == "unit" and math.prod(shape) and known_unit_axes(path, shape) is None:
         return Sided(path, shape)
     return Pooled(path, shape, block_axes(block, path, shape))
-
-
-def first_views(readings: list[Reading], params: list[Array]) -> list[View | None]:
-    """The view of every kernel before the first step; ``None`` for other leaves."""
-    return [
-        reading.first_view(p.dtype) if isinstance(reading, Kernel) else None
-        for reading, p in zip(readings, params, strict=True)
-    ]
-
-
-def packed_views(views: list[View | None]) -> Array:
-    """The views of all kernels as one vector, which holds a zero where there are none."""
-    return ravel_pytree(views)[0] if any(view is not None for view in views) else jnp.zeros(1)
-
-
-def unpacked_views(readings: list[Reading], packed: Any) -> list[View | None]:
-    """The views of all kernels; ``None`` for other leaves."""
-    kernels = [isinstance(reading, Kernel) for reading in readings]
-    if not any(kernels):
-        return [None] * len(readings)
-    like = [
-        reading.first_view(packed.dtype) if isinstance(reading, Kernel) else None
-        for reading in readings
-    ]
-    return ravel_pytree(like)[1](packed)
 
 
 def _refusal(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from snrgate import kronecker
 from snrgate.annotations import Array, Bool, Float
@@ -24,7 +25,8 @@ __all__ = ["Kernel", "View", "either", "gap", "is_due", "is_renewed"]
 
 _DENSE = 40  # first steps that all measure evidence
 _EVERY = 10  # later one step in so many does
-_RENEWED = 20  # the eigenvectors are computed anew every so many steps
+_OFTEN, _SELDOM = 20, 50  # the eigenvectors are computed anew every so many steps, of the first
+_FIRST = 100  # so many, and later
 
 
 def is_due(count: Array) -> Bool[Array, ""]:
@@ -42,7 +44,7 @@ def gap(count: Array) -> Array:
 
 def is_renewed(count: Array) -> Bool[Array, ""]:
     """Whether step ``count`` computes the eigenvectors anew; such a step is due, too."""
-    return count % _RENEWED == 0
+    return (count % _SELDOM == 0) | ((count % _OFTEN == 0) & (count <= _FIRST))
 
 
 def either(which: Array, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
@@ -139,9 +141,15 @@ class Kernel(NamedTuple):
             )
         return given.rows, given.columns
 
-    def first_view(self, dtype: Any) -> View:
-        """The view before the first step."""
-        dtype = accumulator_dtype(dtype)
+    def first_view(self, dtype: Any) -> Array:
+        """The view before the first step, packed."""
+        return ravel_pytree(self._first_view(accumulator_dtype(dtype)))[0]
+
+    def opened(self, view: Array) -> View:
+        """A view that was packed into one vector."""
+        return ravel_pytree(self._first_view(view.dtype))[1](view)
+
+    def _first_view(self, dtype: Any) -> View:
         rows, columns = (jnp.zeros((*self.stack, n), dtype) for n in self.sizes)
         eyes = (jnp.eye(n, dtype=dtype) for n in self.sizes if not is_long(n))
         return View(
@@ -152,8 +160,9 @@ class Kernel(NamedTuple):
             own=jnp.ones(self.stack, bool),
         )
 
-    def looked(self, signal: Pair, noise: Pair, view: View, rule: Rule) -> View:
+    def looked(self, signal: Pair, noise: Pair, packed: Array, rule: Rule) -> Array:
         """The view of new evidence, in the better one of the two bases."""
+        view = self.opened(packed)
         stack = len(self.stack)
         doubt = kronecker.doubt(noise, stack)
         threshold = jnp.broadcast_to(rule.doubted(doubt).threshold, doubt.shape)
@@ -166,25 +175,26 @@ class Kernel(NamedTuple):
         taken = first >= second
         rows, columns = (jnp.where(taken[..., None], a, b) for a, b in zip(own, eigen, strict=True))
         new = View(view.bases, Ratios(rows, columns), doubt, threshold, taken)
-        return jax.tree.map(lambda x, old: x.astype(old.dtype), new, view)
+        return ravel_pytree(new)[0].astype(packed.dtype)
 
-    def renewed(self, noise: Pair, view: View) -> View:
+    def renewed(self, noise: Pair, packed: Array) -> Array:
         """The view with the eigenvectors of the noise as it is now."""
         bases: list[Array] = []
         for matrix, size in zip(noise, self.sizes, strict=True):
             if not is_long(size):
                 matrix, bases = jax.lax.optimization_barrier((matrix, bases))  # one by one
                 bases.append(kronecker.eigenvectors(matrix))
-        old = zip(bases, view.bases, strict=True)
-        return view._replace(bases=tuple(p.astype(q.dtype) for p, q in old))
+        view = self.opened(packed)._replace(bases=tuple(bases))
+        return ravel_pytree(view)[0].astype(packed.dtype)
 
-    def gates(self, view: View, rule: Rule) -> Float[Array, "*stack m n"]:
+    def gates(self, packed: Array, rule: Rule) -> Float[Array, "*stack m n"]:
         """The gates of every coordinate in the basis taken."""
+        view = self.opened(packed)
         x = view.ratios.all
         return rule.doubted(view.doubt[..., None, None])(x, jnp.ones_like(x))
 
     def through(
-        self, update: Array, gates: Float[Array, "*stack m n"], view: View, signal: Pair
+        self, update: Array, gates: Float[Array, "*stack m n"], packed: Array, signal: Pair
     ) -> Array:
         """The update as far as its gates are open, turned into the basis and back.
 
@@ -199,6 +209,7 @@ class Kernel(NamedTuple):
             return jnp.where(gates == 0, 0, x * gates)
 
         def turned() -> Array:
+            view = self.opened(packed)  # here, so that nothing is unpacked where it is not used
             left, right = self.bases(view)
             bases = (
                 None if left is None else kronecker.straightened(left, view.own),
@@ -208,7 +219,7 @@ class Kernel(NamedTuple):
                 y = kronecker.turned(kronecker.turned(x, bases) * gates, bases, back=True)
             return jnp.where(moves, y, 0)
 
-        y = either(jnp.all(view.own), straight, turned)
+        y = either(jnp.all(self.opened(packed).own), straight, turned)
         return fold(y, self.sides, self.shape).astype(update.dtype)
 
     def bases(self, view: View) -> tuple[Array | None, Array | None]:

@@ -86,7 +86,7 @@ class Step(NamedTuple):
         decay: of the momentum.
         spread: of the momentum after the step.
         skipped: steps that each leaf has sat out, this one included.
-        finite: whether the numbers of a leaf are finite; otherwise it sits out this step.
+        finite: whether the numbers of a leaf are there and finite; otherwise it sits out this step.
         counts: whether this step enters the running averages, where it is measured.
     """
 
@@ -136,7 +136,8 @@ def measure(
         motion: of the momentum.
 
     Returns:
-        The sums of the squared momentum of each leaf; those of its noise; whether both are finite.
+        The sums of the squared momentum of each leaf; those of its noise; whether both are there
+        and finite.
     """
     noises = _noises(readings, given, motion.previous)
     noise = [_scaled(n, u) for n, u in zip(noises, 1 / motion.units.noise, strict=True)]
@@ -144,7 +145,10 @@ def measure(
         _scaled(reading.squares(m, n), u)
         for reading, m, n, u in zip(readings, motion.momentum, noise, motion.scale, strict=True)
     ]
-    return signal, noise, jnp.array(list(map(_all_finite, signal, noise)), bool)
+    finite = jnp.array(list(map(_all_finite, signal, noise)), bool)
+    if given.sums is not None:
+        finite &= jnp.array([_measured(sums) for sums in given.sums], bool)
+    return signal, noise, finite
 
 
 def finite_gradients(given: Given) -> Bool[Array, " gated"]:
@@ -225,6 +229,14 @@ def _all_finite(signal: Any, noise: Any) -> Array:
     # A sum is finite where both are: neither is negative.
     both = jax.tree.leaves(jax.tree.map(jnp.add, signal, noise))
     return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in both))
+
+
+def _measured(sums: Any) -> Array:
+    """Whether there are sums: where they were left out, one negative number stands everywhere."""
+    numbers = jnp.ravel(jax.tree.leaves(sums)[0])
+    if not numbers.size:
+        return jnp.array(True)
+    return (numbers[0] >= 0) | jnp.any(numbers != numbers[0])
 
 
 def average(old: list[Array], new: list[Array], decay: Scalar) -> list[Array]:

@@ -6,10 +6,8 @@ the first steps, and later at one step in ten. Between these the gates compare w
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from snrgate.evidence import Reading
-from snrgate.kernel import Kernel, View, either, gap, is_due, is_renewed
+from snrgate.kernel import Kernel, either, gap, is_due, is_renewed
 from snrgate.measure import Given, Motion, Step, advance, finite_gradients, measure, settle
 from snrgate.memory import Memory, corrected, remember
 from snrgate.settings import Settings
@@ -22,15 +20,15 @@ class Seen(NamedTuple):
 
     Attributes:
         memory: the running averages after the step.
-        signal: the squared signal to compare.
+        signal: the squared signal to compare; of kernels as it is remembered.
         noise: the noise to compare it with.
-        views: of every kernel, how it was seen last; ``None`` for the other leaves.
+        views: of every kernel, how it was seen last, packed; of the other leaves a placeholder.
     """
 
     memory: Memory
     signal: list[Any]
     noise: list[Any]
-    views: list[View | None]
+    views: list[Any]
 
 
 def observe(
@@ -38,7 +36,7 @@ def observe(
     readings: list[Reading],
     given: Given,
     memory: Memory,
-    views: list[View | None],
+    views: list[Any],
 ) -> tuple[Step, Seen]:
     """Take one step of the gate's own state.
 
@@ -61,15 +59,15 @@ def observe(
         step, after, shown = measured()
         return step, Seen(after, *corrected(settings, readings, after, shown), views)
 
-    def due() -> tuple[Step, Memory, list[View | None]]:
+    def due() -> tuple[Step, Memory, list[Any]]:
         step, after, _ = measured(gap(given.count))
         return step, after, _look(settings, readings, given, motion, after, views)
 
-    def held() -> tuple[Step, Memory, list[View | None]]:
+    def held() -> tuple[Step, Memory, list[Any]]:
         return settle(given, motion, finite_gradients(given)), memory, views
 
     step, after, views = either(is_due(given.count), due, held)
-    return step, Seen(after, *_averages(settings, readings, after), views)
+    return step, Seen(after, *_averages(settings, readings, after, kernels=False), views)
 
 
 def _look(
@@ -78,33 +76,39 @@ def _look(
     given: Given,
     motion: Motion,
     memory: Memory,
-    views: list[View | None],
-) -> list[View | None]:
+    views: list[Any],
+) -> list[Any]:
     """The views of new evidence; now and then in a new basis."""
     signal, noise = _averages(settings, readings, memory)
     rules = settings.rules(given.kind, motion.units, [isinstance(r, Kernel) for r in readings])
     leaves = list(zip(readings, signal, noise, rules, strict=True))
 
-    def renewed() -> list[View | None]:
+    def renewed() -> list[Any]:
         return [
-            reading.renewed(n, view) if isinstance(reading, Kernel) and view else view
+            reading.renewed(n, view) if isinstance(reading, Kernel) else view
             for (reading, _, n, _), view in zip(leaves, views, strict=True)
         ]
 
     views = either(is_renewed(given.count), renewed, lambda: views)
     return [
-        reading.looked(s, n, view, rule) if isinstance(reading, Kernel) and view else view
+        reading.looked(s, n, view, rule) if isinstance(reading, Kernel) else view
         for (reading, s, n, rule), view in zip(leaves, views, strict=True)
     ]
 
 
 def _averages(
-    settings: Settings, readings: list[Reading], memory: Memory
+    settings: Settings, readings: list[Reading], memory: Memory, kernels: bool = True
 ) -> tuple[list[Any], list[Any]]:
-    """The bias-corrected averages, where everything is averaged."""
-    shown = (
-        [reading.unpacked(jnp.asarray(x)) for reading, x in zip(readings, kept, strict=True)]
+    """The averages without their bias, where everything is averaged; of kernels only if asked."""
+    signal, noise = (
+        [reading.unpacked(x) for reading, x in zip(readings, kept, strict=True)]
         for kept in (memory.signal, memory.noise)
     )
-    signal, noise = shown
-    return corrected(settings, readings, memory, (signal, noise))
+    unbiased = corrected(settings, readings, memory, (signal, noise))
+    if kernels:
+        return unbiased
+    signal, noise = (
+        [r if isinstance(k, Kernel) else u for k, r, u in zip(readings, raw, clean, strict=True)]
+        for raw, clean in zip((signal, noise), unbiased, strict=True)
+    )
+    return signal, noise

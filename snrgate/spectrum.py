@@ -9,7 +9,7 @@ import optax
 from snrgate import kronecker
 from snrgate.annotations import Array, Float, PyTree
 from snrgate.block import KRONECKER, Block
-from snrgate.evidence import read, unpacked_views
+from snrgate.evidence import read
 from snrgate.kernel import Kernel, View
 from snrgate.trees import flatten, is_masked
 
@@ -101,22 +101,22 @@ def evidence_spectra(
         {'dense/kernel': (2, 3)}
     """
     gate = optax.tree.get(state, "SnrGateState")
-    if gate is None or isinstance(gate.views, tuple):
+    if gate is None or (isinstance(gate.views, tuple) and gate.views == ()):
         raise ValueError(
             "the state holds no gate with block='kronecker'; pass the state of such an optimizer"
         )
     leaves = flatten(params)
     noises = leaves.match(gate.noise, "the noise of the state")
-    gated = [
-        (read(block, path, jnp.shape(p)), noise)
-        for path, p, noise in zip(leaves.paths, leaves.values, noises, strict=True)
+    views = leaves.match(gate.views, "the views of the state")
+    kernels = [
+        (read(block, path, jnp.shape(p)), noise, view)
+        for path, p, noise, view in zip(leaves.paths, leaves.values, noises, views, strict=True)
         if not is_masked(noise)
     ]
-    views = unpacked_views([reading for reading, _ in gated], gate.views)
     return {
-        reading.path: _spectra(reading, noise, view)
-        for (reading, noise), view in zip(gated, views, strict=True)
-        if isinstance(reading, Kernel) and view is not None
+        kernel.path: _spectra(kernel, noise, kernel.opened(view))
+        for kernel, noise, view in kernels
+        if isinstance(kernel, Kernel)
     }
 
 

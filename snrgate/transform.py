@@ -20,9 +20,9 @@ from snrgate.checks import (
     check_statistics,
     microbatches,
 )
-from snrgate.evidence import Reading, first_views, packed_views, read, unpacked_views
+from snrgate.evidence import Reading, read
 from snrgate.gate import GateRule
-from snrgate.kernel import Kernel, View, is_due
+from snrgate.kernel import Kernel, is_due
 from snrgate.measure import Given, Step
 from snrgate.memory import Memory
 from snrgate.moments.statistics import accumulator_dtype
@@ -54,8 +54,8 @@ class SnrGateState(NamedTuple):
         age: steps that the running averages of each parameter tensor stand for, int32.
         skipped_steps: steps that each parameter tensor has sat out, because its gradient or its
             statistics were not finite or the batch held no example, int32.
-        views: how every kernel was seen last (:class:`snrgate.kernel.View`), in one vector in the
-            order of the leaves; ``()`` where no evidence has two sides.
+        views: how every kernel was seen last (:class:`snrgate.kernel.View`, in one vector); a tree
+            like the parameters, with one zero for what is no kernel. ``()`` where none is.
         gate_fraction: mean gate over all gated parameters in the last step, float32.
         gate_fractions: the same for each parameter tensor.
         inner_state: state of the inner transformation.
@@ -69,7 +69,7 @@ class SnrGateState(NamedTuple):
     spread: Float[Array, " leaves"]
     age: Int[Array, " leaves"]
     skipped_steps: Int[Array, " leaves"]
-    views: Float[Array, " views"] | tuple[()]
+    views: PyTree
     gate_fraction: Float[Array, ""]
     gate_fractions: Float[Array, " leaves"]
     inner_state: optax.OptState
@@ -260,7 +260,7 @@ class Gated:
             spread=jnp.zeros(leaves, wide),
             age=jnp.zeros(leaves, jnp.int32),
             skipped_steps=jnp.zeros(leaves, jnp.int32),
-            views=packed_views(first_views(readings, gated)) if self._looks(readings) else (),
+            views=chosen.put(_first_views(readings, gated)) if self._looks(readings) else (),
             gate_fraction=jnp.ones((), jnp.float32),
             gate_fractions=jnp.ones(leaves, jnp.float32),
             inner_state=inner_state,
@@ -300,7 +300,7 @@ class Gated:
         gates = open_gates(settings, readings, rules, given.count, step.finite, seen)
         passed = chosen.pick(new_updates, "the inner update")
         through = apply_gates(readings, passed, gates, step.finite, seen)
-        new_state = self._next(chosen, state, inner_state, given.count, step, seen, gates)
+        new_state = self._next(chosen, readings, state, inner_state, given.count, step, seen, gates)
         return chosen.put(through, new_updates), new_state
 
     def _check(
@@ -331,14 +331,15 @@ class Gated:
 
     def _kept(
         self, readings: list[Reading], chosen: Selection, state: SnrGateState
-    ) -> tuple[Memory, list[View | None]]:
+    ) -> tuple[Memory, list[Any]]:
         """The running averages and the views of the state, as lists over the gated leaves."""
         noise, signal = (
             chosen.pick(getattr(state, name), f"state.{name}") if on else []
             for name, on in (("noise", self.settings.averaged), ("signal", self.settings.remembers))
         )
         memory = Memory(noise, signal, state.age[np.flatnonzero(chosen.chosen)])
-        return memory, unpacked_views(readings, state.views)
+        looks = self._looks(readings)
+        return memory, chosen.pick(state.views, "state.views") if looks else [()] * len(readings)
 
     def _given(
         self,
@@ -381,6 +382,7 @@ class Gated:
     def _next(
         self,
         chosen: Selection,
+        readings: list[Reading],
         state: SnrGateState,
         inner_state: optax.OptState,
         count: Array,
@@ -400,7 +402,7 @@ class Gated:
             spread=state.spread.at[places].set(step.spread),
             age=state.age.at[places].set(seen.memory.age),
             skipped_steps=state.skipped_steps.at[places].set(step.skipped),
-            views=state.views if isinstance(state.views, tuple) else packed_views(seen.views),
+            views=chosen.put(seen.views) if self._looks(readings) else (),
             gate_fraction=overall,
             gate_fractions=per_leaf,
             inner_state=inner_state,
@@ -433,13 +435,21 @@ def measures_next(state: optax.OptState) -> Bool[Array, ""] | bool:
     gate = optax.tree.get(state, "SnrGateState")
     if gate is None:
         raise ValueError("the state holds no gate; pass the state of a snrgate optimizer")
-    return True if isinstance(gate.views, tuple) else is_due(gate.count + 1)
+    return True if isinstance(gate.views, tuple) and gate.views == () else is_due(gate.count + 1)
 
 
 def _of_jax(state: SnrGateState) -> SnrGateState:
     """The state with arrays of JAX in it; a checkpoint may give those of numpy back."""
     own = jax.tree.map(jnp.asarray, state._replace(inner_state=()))
     return own._replace(inner_state=state.inner_state)
+
+
+def _first_views(readings: list[Reading], params: list[Array]) -> list[Array]:
+    """The view of every kernel before the first step; a zero for other leaves."""
+    return [
+        reading.first_view(p.dtype) if isinstance(reading, Kernel) else jnp.zeros(1)
+        for reading, p in zip(readings, params, strict=True)
+    ]
 
 
 def _zero_momentum(chosen: Selection, params: PyTree) -> PyTree:

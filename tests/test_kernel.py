@@ -15,7 +15,7 @@ import pytest
 import snrgate
 from snrgate import kernel, kronecker
 from snrgate.block import Sides, default_sides
-from snrgate.evidence import read, unpacked_views
+from snrgate.evidence import read
 from snrgate.kernel import Kernel
 from snrgate.moments.kronecker import SideSums, outer_sums
 from snrgate.settings import Rule
@@ -33,7 +33,7 @@ def gate(inner=optax.identity(), **settings):  # noqa: B008  one compilation for
 
 
 def view_of(state, shape=SHAPE):
-    return unpacked_views([read("kronecker", "w", shape)], state.views)[0]
+    return read("kronecker", "w", shape).opened(state.views["w"])
 
 
 def statistics(gradients):
@@ -276,6 +276,30 @@ def test_a_bad_step_is_sat_out(bad):
     np.testing.assert_array_equal(skipped, np.arange(1, 151) >= bad)
     measured = [t for t in range(1, 151) if is_due(t) and t != bad]
     assert state.age[0] == sum(1 if t <= 40 else 10 for t in measured)
+
+
+@pytest.mark.parametrize("block", ["unit", "kronecker"])
+def test_a_step_whose_sums_were_left_out_is_sat_out(block):
+    """It must not be taken for a batch without noise."""
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+
+    def loss_fn(params, x):
+        return jnp.sum((x @ params["kernel"] + params["bias"]) ** 2)
+
+    tx = snrgate.adamw(1e-3, block=block)
+    grad_fn = snrgate.value_and_moments(loss_fn, block=block)
+
+    @jax.jit
+    def step(state, measure):
+        _, moments = grad_fn(params, jnp.arange(12.0).reshape(4, 3), measure=measure)
+        return tx.update(moments.mean, state, params, **moments.extra_args())
+
+    updates, state = step(tx.init(params), False)
+    assert optax.tree.get(state, "skipped_steps").tolist() == [1, 1]
+    assert optax.tree.get(state, "age").tolist() == [0, 0]
+    assert not any(jnp.any(u) for u in jax.tree.leaves(updates))
+    _, state = step(state, True)
+    assert optax.tree.get(state, "age").tolist() == [1, 1]
 
 
 def test_nothing_of_a_silent_row_is_spread_by_the_turn():

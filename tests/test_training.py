@@ -6,6 +6,7 @@ import math
 import tomllib
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +19,10 @@ from snrgate.lab.errors import InputError
 from snrgate.lab.study.peers import Cautious, OrthoGrad
 from snrgate.lab.study.rows import ROWS
 from snrgate.lab.tasks.denoise import Denoise
+from snrgate.lab.tasks.table import Table
 from snrgate.lab.training.configs import optimizer_names, task_names, training_config
 from snrgate.lab.training.folder import RunFolder, stored_settings
+from snrgate.lab.training.loop import init, make_stretch
 from snrgate.lab.training.optimizers import AdamW, Gated
 from snrgate.lab.training.results import Key, Results
 from snrgate.lab.training.settings import flat
@@ -83,6 +86,22 @@ def test_a_run_is_what_optax_makes_of_the_same_batches():
     np.testing.assert_allclose(last.params["w"], params["w"], rtol=1e-5)
     assert row["loss"] == pytest.approx(np.mean(losses[30:]), rel=1e-5)
     assert row["error"] == pytest.approx(float(np.mean((params["w"] - W) ** 2)), rel=1e-4)
+
+
+def test_statistics_are_left_out_where_no_kernel_is_looked_at():
+    """A run is the same whether they are taken at every step or only where they are due."""
+    task = Table().make(0)
+    built = Gated(1e-3, block="kronecker", fitted=0.0).build(task)
+
+    def always(params, batches, measure):
+        return built.gradients(params, batches)
+
+    states = []
+    for gradients in (built.gradients, always):
+        stretch = make_stretch(gradients, built.tx, task.groups, batch_size=16, seed=0)
+        states.append(stretch(init(task.params, built.tx), length=62)[0])
+    chex.assert_trees_all_close(*(s.params for s in states), rtol=1e-3, atol=1e-5)
+    assert not jnp.any(optax.tree.get(states[0].opt_state, "skipped_steps"))
 
 
 def test_two_groups_train_on_the_sum_of_their_means():

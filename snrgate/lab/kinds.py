@@ -5,5 +5,5 @@ from typing import Literal
 __all__ = ["Block", "Gate", "Noise"]
 
 Gate = Literal["soft", "hard", "snr"]
-Block = Literal["unit", "parameter", "tensor"]
+Block = Literal["unit", "parameter", "tensor", "kronecker"]
 Noise = Literal["exact", "streaming", "instantaneous"]

@@ -81,9 +81,10 @@ def value_and_moments(
         ``weights``, shape ``(b,)``, says how often each example counts: 0 for padding (whose
         content, NaN included, is ignored), 1 for an example, 2 for one that stands for two. They
         are counts, not importance weights. ``measure``, a bool or a traced one, says whether to
-        compute the squared differences; where it is false, they are zeros that cost nothing, and
-        all else is the same. ``loss`` is the weighted mean, ``aux`` has the
-        leading axis ``b``, ``moments`` are :class:`~snrgate.Moments`, float32 or wider.
+        compute the squared differences; where it is false, they cost nothing, -1 stands in their
+        place, and all else is the same. A gate that is given them where it needs sums sits the
+        step out. ``loss`` is the weighted mean, ``aux`` has the leading axis
+        ``b``, ``moments`` are :class:`~snrgate.Moments`, float32 or wider.
 
     Raises:
         ValueError: an unknown method or block; leading axes that differ; an empty batch, or one
@@ -164,10 +165,18 @@ def value_and_moments(
         if counted_once:
             # Known now, under jit too: the gate can check it against the size of the data set.
             moments = moments._replace(sample_size=np.asarray(size, jnp.result_type(float)))
-        moments = note(moments)
+        moments = note(_marked(moments, measure))
         return ((loss, aux) if has_aux else loss), moments
 
     return grad_fn
+
+
+def _marked(moments: Moments, measure: Any) -> Moments:
+    """The moments, with -1 in the place of sums that were not measured, as no sum can be."""
+    if measure is True:
+        return moments
+    sums = jax.tree.map(lambda x: jnp.where(measure, x, -1), moments.sum_sq_diff)
+    return moments._replace(sum_sq_diff=sums)
 
 
 def _each_once(size: Any) -> Float[Array, " b"]:

@@ -217,11 +217,13 @@ class Sam(AdamW):
         """AdamW on sharpness-aware gradients."""
         plain = mean_gradient(task.groups)
 
-        def gradients(params: PyTree, batches: Batches) -> tuple[Array, PyTree, dict[str, Any]]:
-            value, grads, extra = plain(params, batches)
+        def gradients(
+            params: PyTree, batches: Batches, measure: Any = True
+        ) -> tuple[Array, PyTree, dict[str, Any]]:
+            value, grads, extra = plain(params, batches, measure)
             scale = self.radius / (optax.tree.norm(grads) + 1e-30)
             nearby = optax.tree.add_scale(params, scale, grads)
-            return value, plain(nearby, batches)[1], extra
+            return value, plain(nearby, batches, measure)[1], extra
 
         tx = optax.adamw(self.rate(), self.b1, self.b2, weight_decay=self.weight_decay)
         return Built(tx, gradients)

@@ -11,6 +11,7 @@ import optax
 from snrgate.annotations import Array, Int, PyTree
 from snrgate.lab.tasks.task import Group
 from snrgate.moments import add_groups, value_and_moments
+from snrgate.transform import measures_next
 
 __all__ = [
     "Gradients",
@@ -25,8 +26,11 @@ __all__ = [
 Batches = tuple[PyTree, ...]
 """A batch of every group."""
 
-Gradients = Callable[[PyTree, Batches], tuple[Array, PyTree, dict[str, Any]]]
-"""``(params, batches) -> (loss, gradients, extra arguments of the optimizer's update)``."""
+Gradients = Callable[[PyTree, Batches, Any], tuple[Array, PyTree, dict[str, Any]]]
+"""``(params, batches, measure) -> (loss, gradients, extra arguments of the optimizer's update)``.
+
+``measure`` says whether the optimizer will use the statistics of the single examples.
+"""
 
 
 class TrainState(NamedTuple):
@@ -72,7 +76,9 @@ def mean_gradient(groups: Sequence[Group]) -> Gradients:
     """
     value_and_grad = jax.value_and_grad(mean_loss(groups))
 
-    def gradients(params: PyTree, batches: Batches) -> tuple[Array, PyTree, dict[str, Any]]:
+    def gradients(
+        params: PyTree, batches: Batches, measure: Any = True
+    ) -> tuple[Array, PyTree, dict[str, Any]]:
         value, grads = value_and_grad(params, batches)
         return value, grads, {"sample_size": jax.tree.leaves(batches[0])[0].shape[0]}
 
@@ -92,10 +98,13 @@ def exact_moments(
     """
     functions = [value_and_moments(group.loss, block=block) for group in groups]
 
-    def gradients(params: PyTree, batches: Batches) -> tuple[Array, PyTree, dict[str, Any]]:
-        values, moments = zip(
-            *(f(params, batch) for f, batch in zip(functions, batches, strict=True)), strict=True
-        )
+    def gradients(
+        params: PyTree, batches: Batches, measure: Any = True
+    ) -> tuple[Array, PyTree, dict[str, Any]]:
+        results = [
+            f(params, batch, measure=measure) for f, batch in zip(functions, batches, strict=True)
+        ]
+        values, moments = zip(*results, strict=True)
         # With one group the gate itself knows the size of its data set.
         total = moments[0] if len(groups) == 1 else add_groups(moments, sizes, b1=b1)
         return jnp.sum(jnp.stack(values)), total.mean, total.extra_args()
@@ -151,7 +160,9 @@ def make_stretch(
             split = jax.NamedSharding(mesh, jax.P(*mesh.axis_names))
             batches = jax.lax.with_sharding_constraint(batches, split)
         # Take the step, and measure it.
-        value, grads, extra_args = gradients(state.params, batches)
+        gated = optax.tree.get(state.opt_state, "gate_fraction") is not None
+        measure = measures_next(state.opt_state) if gated else True
+        value, grads, extra_args = gradients(state.params, batches, measure)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra_args)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value}
