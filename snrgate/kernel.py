@@ -5,6 +5,7 @@ carry nothing. The eigenvectors of the noise show what is weak beside something 
 smaller principal components of the inputs. Each kernel takes the one in which more evidence lies.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ _DENSE = 40  # first steps that all measure evidence
 _EVERY = 10  # later one step in so many does
 _OFTEN, _SELDOM = 20, 50  # the eigenvectors are computed anew every so many steps, of the first
 _FIRST = 100  # so many, and later
+_CORNER = 4  # where the gates are open in a corner of 1 / 4 of each side, only that part is turned
+_SMALL = 2**20  # operations of a turn that are not worth a second program
 
 
 def is_due(count: Array) -> Bool[Array, ""]:
@@ -59,7 +62,8 @@ class View(NamedTuple):
 
     Attributes:
         bases: the eigenvectors of the noise in columns, of each side that is no diagonal,
-            rows first; ``(*stack, m, m)`` and ``(*stack, n, n)``.
+            rows first; ``(*stack, m, m)`` and ``(*stack, n, n)``. Those with the most signal over
+            noise come first.
         ratios: signal over noise in the basis taken.
         doubt: factor of the noise to hold back, for the uncertainty of the evidence, ``(*stack,)``.
         threshold: on signal over noise, as it was then, ``(*stack,)``.
@@ -171,10 +175,12 @@ class Kernel(NamedTuple):
                 kronecker.ratios(signal, noise, bases, stack)
                 for bases in ((None, None), self.bases(view))
             )
+        eigen, bases = kronecker.in_order(eigen, self.bases(view))
         first, second = (kronecker.evidence(r.all, threshold) for r in (own, eigen))
         taken = first >= second
         rows, columns = (jnp.where(taken[..., None], a, b) for a, b in zip(own, eigen, strict=True))
-        new = View(view.bases, Ratios(rows, columns), doubt, threshold, taken)
+        turns = tuple(basis for basis in bases if basis is not None)
+        new = View(turns, Ratios(rows, columns), doubt, threshold, taken)
         return ravel_pytree(new)[0].astype(packed.dtype)
 
     def renewed(self, noise: Pair, packed: Array) -> Array:
@@ -216,11 +222,23 @@ class Kernel(NamedTuple):
                 None if right is None else kronecker.straightened(right, view.own),
             )
             with jax.default_matmul_precision("highest"):
-                y = kronecker.turned(kronecker.turned(x, bases) * gates, bases, back=True)
-            return jnp.where(moves, y, 0)
+                return jnp.where(moves, self._gated(x, gates, bases), 0)
 
         y = either(jnp.all(self.opened(packed).own), straight, turned)
         return fold(y, self.sides, self.shape).astype(update.dtype)
+
+    def _gated(self, x: Array, gates: Array, bases: tuple[Array | None, Array | None]) -> Array:
+        """The kernel, gated in a basis; with smaller products where few gates are open."""
+        m, n = self.sizes
+        whole = functools.partial(kronecker.gated, x, gates, bases, (m, n))
+        if m * n * (m + n) < _SMALL:
+            return whole()
+        rows = m if bases[0] is None else -(-m // _CORNER)
+        columns = n if bases[1] is None else -(-n // _CORNER)
+        open_ = gates > 0
+        outside = jnp.any(open_[..., rows:, :]) | jnp.any(open_[..., columns:])
+        corner = functools.partial(kronecker.gated, x, gates, bases, (rows, columns))
+        return either(outside, whole, corner)
 
     def bases(self, view: View) -> tuple[Array | None, Array | None]:
         """The eigenvectors of the rows and of the columns; ``None`` for a long side."""

@@ -31,9 +31,10 @@ __all__ = [
     "doubt",
     "eigenvectors",
     "evidence",
+    "gated",
+    "in_order",
     "ratios",
     "straightened",
-    "turned",
 ]
 
 Pair = tuple[Array, Array]
@@ -84,6 +85,26 @@ def ratios(signal: Pair, noise: Pair, bases: Bases, stack: int) -> Ratios:
     )
     total = _ratio(of_signal, of_noise)
     return Ratios(sides[0] / jnp.where(total > 0, total, 1), sides[1])
+
+
+def in_order(found: Ratios, bases: Bases) -> tuple[Ratios, Bases]:
+    """The same coordinates, those with the most signal over noise first on every side with a basis.
+
+    The gates that are open are then in one corner.
+    """
+
+    def side(ratio: Array, basis: Array | None) -> tuple[Array, Array | None]:
+        if basis is None:
+            return ratio, None
+        order = jnp.argsort(-ratio, axis=-1)
+        return (
+            jnp.take_along_axis(ratio, order, axis=-1),
+            jnp.take_along_axis(basis, order[..., None, :], axis=-1),
+        )
+
+    rows, left = side(found.rows, bases[0])
+    columns, right = side(found.columns, bases[1])
+    return Ratios(rows, columns), (left, right)
 
 
 def coordinates(sums: Array, basis: Array | None, stack: int) -> Float[Array, "*stack m"]:
@@ -168,17 +189,35 @@ def straightened(
     return jnp.where(own[..., None, None], eye, basis)
 
 
-def turned(x: Float[Array, "*stack m n"], bases: Bases, *, back: bool = False) -> Array:
-    """A kernel in the coordinates of a basis, or back from them.
+def gated(
+    x: Float[Array, "*stack m n"],
+    gates: Float[Array, "*stack m n"],
+    bases: Bases,
+    corner: tuple[int, int],
+) -> Float[Array, "*stack m n"]:
+    """A kernel, gated in the coordinates of a basis.
 
     Args:
         x: the kernel.
+        gates: in the coordinates of the basis.
         bases: of its rows and its columns.
-        back: whether ``x`` is in the coordinates of the basis already.
+        corner: number of rows and of columns outside of which all gates are shut. The products
+            need no others; a side without a basis must be whole.
     """
-    left, right = bases
+    rows, columns = corner
+    left, right = (
+        None if basis is None else basis[..., :k] for basis, k in zip(bases, corner, strict=True)
+    )
+    y = _turned(x, left, right) * gates[..., :rows, :columns]
+    return _turned(
+        y,
+        None if left is None else jnp.swapaxes(left, -1, -2),
+        None if right is None else jnp.swapaxes(right, -1, -2),
+    )
+
+
+def _turned(x: Array, left: Array | None, right: Array | None) -> Array:
+    """``left^T x right``; ``None`` for no turn."""
     if left is not None:
-        x = (left if back else jnp.swapaxes(left, -1, -2)) @ x
-    if right is not None:
-        x = x @ (jnp.swapaxes(right, -1, -2) if back else right)
-    return x
+        x = jnp.swapaxes(left, -1, -2) @ x
+    return x if right is None else x @ right

@@ -29,7 +29,7 @@ class Spectrum(NamedTuple):
         noise_columns: noise of each column coordinate, ``(n,)``.
         threshold: on signal over noise.
         own: whether the basis is that of the parameters. Otherwise it is that of the eigenvectors
-            of the noise, in ascending order of their eigenvalues.
+            of the noise, those with the most signal over noise first.
     """
 
     signal_rows: Float[np.ndarray, " m"]

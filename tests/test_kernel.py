@@ -11,6 +11,7 @@ import matplotlib.figure
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import snrgate
 from snrgate import kernel, kronecker
@@ -300,6 +301,24 @@ def test_a_step_whose_sums_were_left_out_is_sat_out(block):
     assert not any(jnp.any(u) for u in jax.tree.leaves(updates))
     _, state = step(state, True)
     assert optax.tree.get(state, "age").tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("open_rows", [1, 3, 20])
+def test_a_turn_of_the_open_corner_alone_gives_the_same(open_rows, monkeypatch):
+    """Against the products written out; few open gates, many, and all."""
+    monkeypatch.setattr(kernel, "_SMALL", 0)
+    rng = np.random.default_rng(0)
+    x, signal = rng.normal(size=SHAPE), (np.ones(SHAPE[0]), np.ones(SHAPE[1]))
+    gates = np.where(np.arange(SHAPE[0])[:, None] < open_rows, rng.uniform(size=SHAPE), 0)
+    gates[:, 1 if open_rows == 1 else SHAPE[1] :] = 0
+    left, right = (np.linalg.qr(rng.normal(size=(k, k)))[0] for k in SHAPE)
+    reading = read("kronecker", "w", SHAPE)
+    view = reading.opened(reading.first_view(jnp.float32))
+    view = view._replace(bases=(left, right), own=np.zeros((), bool))
+    packed, gates = ravel_pytree(view)[0], jnp.asarray(gates, jnp.float32)
+    got = jax.jit(reading.through)(jnp.asarray(x, jnp.float32), gates, packed, signal)
+    expected = left @ ((left.T @ x @ right) * gates) @ right.T
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_nothing_of_a_silent_row_is_spread_by_the_turn():
