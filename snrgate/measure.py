@@ -232,11 +232,9 @@ def _all_finite(signal: Any, noise: Any) -> Array:
 
 
 def _measured(sums: Any) -> Array:
-    """Whether there are sums: where they were left out, one negative number stands everywhere."""
-    numbers = jnp.ravel(jax.tree.leaves(sums)[0])
-    if not numbers.size:
-        return jnp.array(True)
-    return (numbers[0] >= 0) | jnp.any(numbers != numbers[0])
+    """Whether there are sums: where they were left out, a negative number stands everywhere."""
+    numbers = jax.tree.leaves(sums)[0]
+    return jnp.max(numbers) >= 0 if jnp.size(numbers) else jnp.array(True)
 
 
 def average(old: list[Array], new: list[Array], decay: Scalar) -> list[Array]:
