@@ -1,11 +1,11 @@
 """What a gated training step costs: whole runs of the study's tasks, beside plain AdamW.
 
-    python benchmarks/gate.py
+    OPENBLAS_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python benchmarks/gate.py
 
-Every task is trained by AdamW, by the gate with units and by the gate with kernels. Stretches of
-100 steps are timed in turns, after the first 100. Times are medians, as ratios to AdamW's of the
-same round. Memory is that of the compiled stretch, and of the state of the optimizer. Writes
-``results/gate/README.md``.
+One thread, so that processor time is what the work takes. Every task is trained by AdamW, by the
+gate with units and by the gate with kernels. Stretches of 100 steps are timed in turns, after the
+first 100. Times are medians, as ratios to AdamW's of the same round. Memory is that of the
+compiled stretch, and of the state of the optimizer. Writes ``results/gate/README.md``.
 """
 
 import dataclasses
@@ -86,9 +86,9 @@ def main(study: Study) -> None:
     lines = [
         "# What a gated training step costs",
         "",
-        "`python benchmarks/gate.py`. Processor time of whole training steps as a ratio to AdamW's",
-        "(median of rounds in turns, after the first 100 steps), temporary memory of the compiled",
-        "stretch in MiB, and numbers in the state of the optimizer for each parameter.",
+        "`python benchmarks/gate.py` with one thread. Processor time of whole training steps as a",
+        "ratio to AdamW's (median of rounds in turns, after the first 100 steps), temporary memory",
+        "of the compiled stretch in MiB, and numbers in the state of the optimizer a parameter.",
         "",
         "| row | optimizer | time | memory | state |",
         "|:--|:--|--:|--:|--:|",

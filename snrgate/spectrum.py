@@ -53,7 +53,7 @@ class Spectrum(NamedTuple):
     def plot(self, axes: Any) -> None:
         """Draw the evidence of the rows.
 
-        The coordinates are sorted by their noise. The shaded ones exceed the threshold.
+        The coordinates are sorted by their noise. Points mark those that exceed the threshold.
 
         Args:
             axes: axes of matplotlib.
@@ -65,10 +65,8 @@ class Spectrum(NamedTuple):
         axes.semilogy(place, noise, label="noise")
         axes.semilogy(place, self.threshold * noise, "--", label="threshold")
         passes = signal > self.threshold * noise
-        low, high = axes.get_ylim()
-        axes.fill_between(place, low, high, where=passes, step="mid", alpha=0.15, label="passes")
+        axes.semilogy(place[passes], signal[passes], "o", markersize=4, label="passes")
         axes.set(
-            ylim=(low, high),
             xlabel="input" if self.own else "principal component of the noise",
             ylabel="variance of one example's gradient",
         )
