@@ -232,6 +232,6 @@ def summed(block: Block, path: str, shape: tuple[int, ...]) -> Axes | Sides:
         >>> summed("kronecker", "w", (3, 2)), summed("kronecker", "b", (2,))
         (Sides(stack=(), rows=(0,), columns=(1,)), ())
     """
-    if isinstance(block, str) and block == "kronecker":
+    if isinstance(block, str) and block == KRONECKER:
         return default_sides(path, shape) or ()
     return block_axes(block, path, shape)

@@ -13,13 +13,11 @@ import numpy as np
 
 from snrgate.annotations import Array, Float
 from snrgate.block import (
-    KRONECKER,
     Block,
     Sides,
-    block_axes,
-    default_sides,
     known_unit_axes,
     pooled_shape,
+    summed,
 )
 from snrgate.gate import pool
 from snrgate.kernel import Kernel
@@ -177,14 +175,14 @@ Reading = Pooled | Sided | Kernel
 
 def read(block: Block, path: str, shape: tuple[int, ...]) -> Reading:
     """The reading of one parameter tensor."""
-    if isinstance(block, str) and block == KRONECKER:
-        sides = default_sides(path, shape) if math.prod(shape) else None
-        return Pooled(path, shape, ()) if sides is None else Kernel(path, shape, sides)
-    if callable(block) and isinstance(given := block(path, shape), Sides):
-        return Kernel(path, shape, given)
     if block == "unit" and math.prod(shape) and known_unit_axes(path, shape) is None:
         return Sided(path, shape)
-    return Pooled(path, shape, block_axes(block, path, shape))
+    if callable(block) and isinstance(given := block(path, shape), Sides):
+        return Kernel(path, shape, given)
+    how = summed(block, path, shape)
+    if isinstance(how, Sides):
+        return Kernel(path, shape, how) if math.prod(shape) else Pooled(path, shape, ())
+    return Pooled(path, shape, how)
 
 
 def _refusal(

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from snrgate.annotations import Array, Bool, Float, Int, Scalar
 from snrgate.evidence import Reading
+from snrgate.moments.statistics import noise_of_sums
 from snrgate.momentum import observed_decay
-from snrgate.settings import Settings, known
+from snrgate.settings import Settings
 from snrgate.spread import Units, batch_of, next_spread, units
 
 __all__ = [
@@ -207,17 +208,9 @@ def _noises(readings: list[Reading], given: Given, previous: list[Array]) -> lis
 
 
 def _of_examples(reading: Reading, grad: Array, given: Any, size: Scalar) -> Any:
-    """The noise of the mean of ``size`` examples, from their sums of squared differences.
-
-    Where one example alone is left, its whole squared gradient counts as noise.
-    """
+    """The noise of the mean of ``size`` examples, from their sums of squared differences."""
     sums = reading.sums(jax.tree.map(lambda s: jnp.asarray(s, grad.dtype), given))
-    if known(size) and float(size) > 1:
-        return jax.tree.map(lambda s: s / (float(size) * (float(size) - 1)), sums)
-    n = jnp.asarray(size, grad.dtype)
-    pairs = jnp.where(n > 1, n * (n - 1), 1)
-    alone = reading.squares(grad, sums)
-    return jax.tree.map(lambda s, one: jnp.where(n > 1, s / pairs, one), sums, alone)
+    return noise_of_sums(sums, lambda: reading.squares(grad, sums), size)
 
 
 def _scaled(sums: Any, scale: Array) -> Any:

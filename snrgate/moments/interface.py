@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snrgate.annotations import Array, ArrayLike, Float, PyTree
-from snrgate.block import BLOCKS, Block
+from snrgate.block import BLOCKS, KRONECKER, Block
 from snrgate.moments.factored import factored_moments, formed_moments
 from snrgate.moments.origin import note
 from snrgate.moments.sharded import axes_of_examples, on_own_examples
@@ -206,7 +206,7 @@ def _check_settings(method: Any, block: Any, microbatch_size: Any) -> None:
 
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method={told(method)} is unknown; use one of {sorted(METHODS)}")
-    names = sorted([*BLOCKS, "kronecker"])
+    names = sorted([*BLOCKS, KRONECKER])
     if not callable(block) and not (isinstance(block, str) and block in names):
         raise ValueError(f"block={told(block)} is unknown; use one of {names} or a function")
     size = microbatch_size

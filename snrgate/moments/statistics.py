@@ -10,6 +10,7 @@ For the gradients :math:`g_1, \ldots, g_n` of one scalar parameter
 Sums of squared *differences* are kept. Sums of squares would lose digits in a subtraction.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ __all__ = [
     "merge",
     "merge_across",
     "noise_of_mean",
+    "noise_of_sums",
     "pool_like",
     "squares_like",
 ]
@@ -67,16 +69,27 @@ def noise_of_mean(mean: Float[Array, "..."], sum_sq_diff: Any, sample_size: Scal
     Returns:
         The noise, in the shape of ``sum_sq_diff``, in units of gradient squared.
     """
+    return noise_of_sums(sum_sq_diff, lambda: squares_like(mean, sum_sq_diff), sample_size)
+
+
+def noise_of_sums(sums: Any, of_mean: Callable[[], Any], sample_size: Scalar) -> Any:
+    """:func:`noise_of_mean`, from the squared mean gradient summed as the sums are.
+
+    Args:
+        sums: trees of sums of squared differences.
+        of_mean: the squared mean gradient in the same tree; called where it may be needed.
+        sample_size: number of examples, a scalar.
+    """
     number = isinstance(sample_size, (int, float, np.number, np.ndarray))
     if number and np.ndim(sample_size) == 0 and (size := float(sample_size)) > 1:
-        return jax.tree.map(lambda s: s / (size * (size - 1)), sum_sq_diff)
+        return jax.tree.map(lambda s: s / (size * (size - 1)), sums)
 
-    def noise(sums: Array, of_mean: Array) -> Array:
-        n = jnp.asarray(sample_size, sums.dtype)
+    def noise(x: Array, alone: Array) -> Array:
+        n = jnp.asarray(sample_size, x.dtype)
         several = n > 1
-        return jnp.where(several, sums / jnp.where(several, n * (n - 1), 1), of_mean)
+        return jnp.where(several, x / jnp.where(several, n * (n - 1), 1), alone)
 
-    return jax.tree.map(noise, sum_sq_diff, squares_like(mean, sum_sq_diff))
+    return jax.tree.map(noise, sums, of_mean())
 
 
 class Moments(NamedTuple):
