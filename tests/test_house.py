@@ -26,6 +26,7 @@ LIBRARY = [
     {"observe"},
     {"apply"},
     {"transform", "alias"},
+    {"theory"},
     {"__init__"},
     {"models"},
 ]

@@ -1,0 +1,213 @@
+"""Train with an optax optimizer, and record what the run does to the outputs."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from snrgate.annotations import Array, Bool, Float, PyTree
+from snrgate.moments import value_and_moments
+from snrgate.momentum import observed_decay
+from snrgate.theory.limits import MEMORY
+from snrgate.theory.ntk import Model
+from snrgate.theory.problem import Loss, Problem, pose
+from snrgate.theory.transfer import Moved, Record, advance, first_record
+from snrgate.transform import SnrGateState
+
+__all__ = ["Recorded", "record"]
+
+
+class Recorded(NamedTuple):
+    """A recorded training run.
+
+    Attributes:
+        params: the parameters at the end.
+        opt_state: the state of the optimizer.
+        record: what the run did to the outputs.
+        losses: the training loss of all examples before each step.
+    """
+
+    params: PyTree
+    opt_state: optax.OptState
+    record: Record
+    losses: Float[Array, " steps"]
+
+
+class _Carry(NamedTuple):
+    params: PyTree
+    opt_state: optax.OptState
+    record: Record
+    decay: Array
+    mapped: Bool[Array, ""]
+
+
+def record(
+    f: Model,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    params: PyTree,
+    data: tuple[PyTree, PyTree],
+    queries: PyTree,
+    *,
+    steps: int,
+    batch_size: int | None = None,
+    key: Array | None = None,
+    block: str | None = None,
+    nodes: int = 3,
+    memory: int = MEMORY,
+    start: Recorded | None = None,
+) -> Recorded:
+    r"""Train, and record the linear maps from the gradient at the start to all that was done.
+
+    A step of the optimizer is seen as :math:`\Delta w = -A\,m` with the gradient or the momentum
+    :math:`m` and the diagonal :math:`A = -\Delta w / m` that the step really had. This is exact for
+    SGD, with momentum too, for RMSProp, AdaGrad and Adam, and for any of them behind the gate.
+    Their second moments and gates are part of :math:`A`, as the learning rate is. Optimizers whose
+    steps are no positive multiple of ``m`` for each parameter are refused: with weight decay,
+    with Nesterov's momentum, or with anything before the momentum.
+
+    A step costs ``nodes + 1`` Jacobians of the training examples and ``nodes`` of the queries, and
+    some products of ``N * N * p`` operations, for ``N`` training outputs and ``p`` parameters.
+    The memory is about ``5 * N * p`` numbers.
+
+    Args:
+        f: ``(params, x) -> outputs`` of one example.
+        loss: ``(outputs, target) -> scalar`` of one example. The mean over all is the loss.
+        tx: the optimizer.
+        params: the parameters at the start.
+        data: inputs and targets, each with a leading axis of ``n`` examples.
+        queries: inputs of the test examples, with a leading axis.
+        steps: number of steps.
+        batch_size: number of examples in a batch, drawn anew at every step; by default all of
+            them, each once.
+        key: random key of the batches, where there is a ``batch_size``.
+        block: block of the moments that a gate is given, as of
+            :func:`snrgate.value_and_moments`; by default the optimizer gets plain gradients.
+        nodes: number of nodes of the quadrature along each step.
+        memory: bytes that the matrices may take together.
+        start: the run to go on with; ``params`` are then those of its start.
+
+    Returns:
+        The end of the run and its record.
+
+    Raises:
+        ValueError: the matrices would take more memory; a batch without a key; inputs without a
+            common leading axis; a step that is no positive multiple of the gradient or momentum.
+        TypeError: a parameter is not a real floating-point array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from snrgate import theory
+        >>> def f(params, x):
+        ...     return params["w"] * x
+        >>> def loss(u, y):
+        ...     return (u - y) ** 2 / 2
+        >>> one = jnp.ones(1)
+        >>> run = theory.record(
+        ...     f, loss, optax.sgd(0.5), {"w": jnp.zeros(())}, (one, one), 2 * one, steps=2)
+        >>> print(run.params["w"], -run.record.training @ run.record.gradient)
+        0.75 [0.75]
+
+    Source: the maps are those of Litman & Guo, arXiv 2605.01172, for single steps.
+    """
+    if batch_size is not None and key is None:
+        raise ValueError("batches are drawn at random; give key=jax.random.key(...)")
+    problem, w = pose(f, loss, params, data, queries, memory, copies=5)
+    if start is None:
+        state = tx.init(params)
+        first = first_record(problem, w, _momentum(state) is not None)
+        start = Recorded(params, state, first, jnp.zeros(0, w.dtype))
+    step = _stepper(problem, f, loss, optax.with_extra_args_support(tx), block, nodes)
+    carry = _Carry(
+        start.params, start.opt_state, start.record, jnp.zeros((), w.dtype), jnp.array(True)
+    )
+    batches = _batches(problem.n, steps, batch_size, key)
+    carry, losses = jax.jit(lambda c, b: jax.lax.scan(step, c, b))(carry, batches)
+    if not bool(carry.mapped):
+        raise ValueError(
+            "a step of the optimizer is no positive multiple of its gradient or momentum for each "
+            "parameter; leave out weight decay, Nesterov's momentum, and what comes before the "
+            "momentum, or record optax.sgd, optax.rmsprop, optax.adam or a gate around them"
+        )
+    return Recorded(
+        carry.params, carry.opt_state, carry.record, jnp.concatenate([start.losses, losses])
+    )
+
+
+def _batches(n: int, steps: int, size: int | None, key: Array | None) -> Array:
+    """The places of the examples of every batch."""
+    if size is None or key is None:
+        return jnp.broadcast_to(jnp.arange(n), (steps, n))
+    return jax.random.randint(key, (steps, size), 0, n)
+
+
+def _stepper(
+    problem: Problem,
+    f: Model,
+    loss: Loss,
+    tx: optax.GradientTransformationExtraArgs,
+    block: str | None,
+    nodes: int,
+) -> Callable[[_Carry, Array], tuple[_Carry, Array]]:
+    """One step of training and of the record, for ``scan``."""
+    data = problem.x, problem.targets
+
+    def of_example(params: PyTree, example: tuple[PyTree, PyTree]) -> Array:
+        return loss(f(params, example[0]), example[1])
+
+    def gradients(params: PyTree, batch: Any) -> tuple[PyTree, dict[str, Any]]:
+        if block is not None:
+            _, moments = value_and_moments(of_example, block=block)(params, batch)
+            return moments.mean, moments.extra_args()
+        mean = lambda params: jnp.mean(jax.vmap(of_example, (None, 0))(params, batch))  # noqa: E731
+        return jax.grad(mean)(params), {}
+
+    def step(carry: _Carry, places: Array) -> tuple[_Carry, Array]:
+        params, state = carry.params, carry.opt_state
+        grads, extra = gradients(params, jax.tree.map(lambda leaf: leaf[places], data))
+        updates, new_state = tx.update(grads, state, params, **extra)
+        after = optax.apply_updates(params, updates)
+        decay, share, running = _running(state, new_state, grads, carry.decay)
+
+        # The diagonal that the step really had.
+        u, m = ravel_pytree(updates)[0], ravel_pytree(running)[0]
+        gain = jnp.where(m == 0, 0, -u / jnp.where(m == 0, 1, m))
+        mapped = jnp.all(gain >= 0) & jnp.all((m != 0) | (u == 0))
+        w = ravel_pytree(params)[0]
+        counts = jnp.bincount(places, length=problem.n).astype(w.dtype) * (problem.n / places.size)
+        moved = Moved(w, ravel_pytree(after)[0], gain, decay, share, counts)
+        value = problem.loss(problem.outputs(w, problem.x))
+        new = advance(problem, carry.record, moved, nodes)
+        return _Carry(after, new_state, new, decay, carry.mapped & mapped), value
+
+    return step
+
+
+def _momentum(state: Any) -> Any:
+    """The first state that keeps a running sum of the gradients as they come, or ``None``."""
+    while type(state) is tuple and state:
+        state = state[0]
+    if isinstance(state, SnrGateState):
+        return _momentum(state.inner_state)
+    kinds = (optax.ScaleByAdamState, optax.TraceState)
+    return state if isinstance(state, kinds) else None
+
+
+def _running(before: Any, after: Any, grads: PyTree, last: Array) -> tuple[Array, Array, PyTree]:
+    """The decay of the running sum, the share of a gradient in it, and the sum itself."""
+    old, new = _momentum(before), _momentum(after)
+    one = jnp.ones_like(last)
+    if isinstance(old, optax.TraceState):
+        m, m_old, g = (ravel_pytree(t)[0] for t in (new.trace, old.trace, grads))
+        length = jnp.vdot(m_old, m_old)
+        decay = jnp.where(length > 0, jnp.vdot(m - g, m_old) / jnp.where(length > 0, length, 1), 0)
+        return decay, one, new.trace
+    if isinstance(old, optax.ScaleByAdamState):
+        mu, new_mu, leaves = (jax.tree.leaves(t) for t in (old.mu, new.mu, grads))
+        decay = observed_decay(mu, new_mu, leaves, last).astype(last.dtype)
+        return decay, 1 - decay, new.mu
+    return jnp.zeros_like(last), one, grads
