@@ -11,6 +11,8 @@ from snrgate import theory as theory
 from snrgate.alias import adam as adam
 from snrgate.alias import adamw as adamw
 from snrgate.alias import from_per_example as from_per_example
+from snrgate.labels import LabelQuality as LabelQuality
+from snrgate.labels import label_quality as label_quality
 from snrgate.moments import Moments as Moments
 from snrgate.moments import explain_moments as explain_moments
 from snrgate.moments import value_and_moments as value_and_moments
