@@ -63,7 +63,7 @@ def gpt(tied):
         "up_bias": (12,),
         "down": (12, WIDTH),
     }
-    shapes = {"embedding": (VOCABULARY, WIDTH), "position": (TOKENS, WIDTH), "layers": [layer] * 2}
+    shapes = {"embedding": (VOCABULARY, WIDTH), "position": (TOKENS, WIDTH), "layers": [layer]}
     params = draw(0, shapes if tied else shapes | {"head": (WIDTH, VOCABULARY)})
     ids = np.random.default_rng(1).integers(0, VOCABULARY, (2, BATCH, TOKENS))
     return loss, params, (ids[0], ids[1])
@@ -209,7 +209,7 @@ def workload(make, **sizes):
 MODELS = {
     "coordinate": lambda: workload(workloads.coordinate, batch_size=BATCH, width=8),
     "pinn": lambda: workload(workloads.pinn, batch_size=BATCH, width=8, depth=2),
-    "grokking": lambda: workload(workloads.grokking, batch_size=BATCH, width=16),
+    "grokking": lambda: workload(workloads.grokking, batch_size=BATCH, width=16, depth=1),
     "language": lambda: workload(workloads.gpt, batch_size=BATCH, length=9, width=16, depth=1),
     "convolutional": convolutional,
     "lstm": lstm,
@@ -232,7 +232,8 @@ def test_models(model, block):
     # The attention of the benchmarks computes its logits in float32, whatever it is given.
     rtol = 1e-6 if model in ("grokking", "language") else 1e-9
     expected = check(loss, params, batch, block, rtol=rtol)
-    check_float32(loss, params, batch, block, expected=expected)
+    if block == "parameter":  # rounding is that of the same products
+        check_float32(loss, params, batch, block, expected=expected)
     example = jax.tree.map(lambda x: x[0], batch)
     table = snrgate.explain_moments(loss, params, example, block=block)
     assert len(table.splitlines()) == 1 + len(jax.tree.leaves(params))
@@ -313,7 +314,7 @@ UNARY = {
 }
 
 
-@hypothesis.settings(deadline=None, max_examples=25, derandomize=True)
+@hypothesis.settings(deadline=None, max_examples=12, derandomize=True)
 @hypothesis.given(
     st.lists(st.sampled_from(sorted(UNARY)), min_size=1, max_size=5),
     st.sampled_from(["parameter", "unit", "tensor"]),
