@@ -16,6 +16,10 @@ from snrgate.theory.ntk import jacobian as jacobian
 from snrgate.theory.ntk import ntk as ntk
 from snrgate.theory.ntk import ntk_product as ntk_product
 from snrgate.theory.ntk import outputs as outputs
+from snrgate.theory.population import MonitorState as MonitorState
+from snrgate.theory.population import PopulationRisk as PopulationRisk
+from snrgate.theory.population import monitored as monitored
+from snrgate.theory.population import population_risk as population_risk
 from snrgate.theory.train import Recorded as Recorded
 from snrgate.theory.train import record as record
 from snrgate.theory.transfer import Record as Record

@@ -10,12 +10,11 @@ from jax.flatten_util import ravel_pytree
 
 from snrgate.annotations import Array, Bool, Float, PyTree
 from snrgate.moments import value_and_moments
-from snrgate.momentum import observed_decay
 from snrgate.theory.limits import MEMORY
 from snrgate.theory.ntk import Model
 from snrgate.theory.problem import Loss, Problem, pose
+from snrgate.theory.running import running_sum, step_of_sum
 from snrgate.theory.transfer import Moved, Record, advance, first_record
-from snrgate.transform import SnrGateState
 
 __all__ = ["Recorded", "record"]
 
@@ -119,7 +118,7 @@ def record(
     problem, w = pose(f, loss, params, data, queries, memory, copies=5)
     if start is None:
         state = tx.init(params)
-        first = first_record(problem, w, _momentum(state) is not None)
+        first = first_record(problem, w, running_sum(state) is not None)
         start = Recorded(params, state, first, jnp.zeros(0, w.dtype))
     step = _stepper(problem, f, loss, optax.with_extra_args_support(tx), block, nodes)
     carry = _Carry(
@@ -171,7 +170,7 @@ def _stepper(
         grads, extra = gradients(params, jax.tree.map(lambda leaf: leaf[places], data))
         updates, new_state = tx.update(grads, state, params, **extra)
         after = optax.apply_updates(params, updates)
-        decay, share, running = _running(state, new_state, grads, carry.decay)
+        decay, share, running = step_of_sum(state, new_state, grads, carry.decay)
 
         # The diagonal that the step really had.
         u, m = ravel_pytree(updates)[0], ravel_pytree(running)[0]
@@ -185,29 +184,3 @@ def _stepper(
         return _Carry(after, new_state, new, decay, carry.mapped & mapped), value
 
     return step
-
-
-def _momentum(state: Any) -> Any:
-    """The first state that keeps a running sum of the gradients as they come, or ``None``."""
-    while type(state) is tuple and state:
-        state = state[0]
-    if isinstance(state, SnrGateState):
-        return _momentum(state.inner_state)
-    kinds = (optax.ScaleByAdamState, optax.TraceState)
-    return state if isinstance(state, kinds) else None
-
-
-def _running(before: Any, after: Any, grads: PyTree, last: Array) -> tuple[Array, Array, PyTree]:
-    """The decay of the running sum, the share of a gradient in it, and the sum itself."""
-    old, new = _momentum(before), _momentum(after)
-    one = jnp.ones_like(last)
-    if isinstance(old, optax.TraceState):
-        m, m_old, g = (ravel_pytree(t)[0] for t in (new.trace, old.trace, grads))
-        length = jnp.vdot(m_old, m_old)
-        decay = jnp.where(length > 0, jnp.vdot(m - g, m_old) / jnp.where(length > 0, length, 1), 0)
-        return decay, one, new.trace
-    if isinstance(old, optax.ScaleByAdamState):
-        mu, new_mu, leaves = (jax.tree.leaves(t) for t in (old.mu, new.mu, grads))
-        decay = observed_decay(mu, new_mu, leaves, last).astype(last.dtype)
-        return decay, 1 - decay, new.mu
-    return jnp.zeros_like(last), one, grads

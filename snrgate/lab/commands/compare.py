@@ -9,6 +9,7 @@ from snrgate.lab.training.figures import curves, to_png
 from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.results import Result
 from snrgate.lab.training.run import Learner, Run, run
+from snrgate.lab.training.settings import LATER
 from snrgate.lab.training.sweep import as_result, spread
 
 __all__ = ["Comparison", "compare"]
@@ -26,6 +27,8 @@ class Comparison:
     """Number of training steps; by default that of the config."""
     config: str | None = None
     """TOML file of settings on top of the config of the task."""
+    risk: bool = dataclasses.field(default=False, metadata=LATER)
+    """Whether to estimate the population risk of every run."""
 
     def __post_init__(self) -> None:
         """Refuse an empty comparison, and one that names the same thing twice."""
@@ -59,7 +62,9 @@ def compare(
         steps = comparison.steps or settings.steps
         for seed in comparison.seeds:
             made[seed] = made.get(seed) or settings.task.make(seed)
-            trainings[f"{name}-{seed}"] = dataclasses.replace(settings, seed=seed, steps=steps)
+            trainings[f"{name}-{seed}"] = dataclasses.replace(
+                settings, seed=seed, steps=steps, risk=comparison.risk
+            )
             tasks[f"{name}-{seed}"] = made[seed]
     what = Run(trainings, tasks, comparison, out, command, label="run")
 
@@ -88,8 +93,12 @@ def as_markdown(groups: dict[str, list[Result]]) -> str:
     """
     metric = next(iter(groups.values()))[0]["metric"]
     plain = metric.replace("_", " ")
-    lines = [f"| | {plain}, last step | {plain}, best step |", "|:--|--:|--:|"]
+    estimated = all("risk" in r["last"] for results in groups.values() for r in results)
+    more = (" estimated population risk, last step |", "--:|") if estimated else ("", "")
+    lines = [f"| | {plain}, last step | {plain}, best step |{more[0]}", f"|:--|--:|--:|{more[1]}"]
     for name, results in groups.items():
         last, best = (spread([r[which][metric] for r in results]) for which in ("last", "best"))
         lines.append(f"| {name} | {last} | {best} |")
+        if estimated:
+            lines[-1] += f" {spread([r['last']['risk'] for r in results])} |"
     return "\n".join(lines) + "\n"

@@ -32,6 +32,8 @@ def train(settings: Training, out: Path, command: str, *, resume: bool = False) 
             f"{task.metric} {last[task.metric]:.4f} at step {last['step']}, the last; best "
             f"{best[task.metric]:.4f} at step {best['step']}. "
         )
+        if settings.risk:
+            words += f"Population risk {last['risk']:.4f} ± {last['risk_band']:.4f}, an estimate. "
         if skipped := last.get("skipped"):
             words += f"{skipped} batches without a finite loss or gradient were skipped. "
         return words

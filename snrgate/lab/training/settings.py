@@ -10,13 +10,18 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-__all__ = ["flat", "replaced"]
+__all__ = ["LATER", "flat", "replaced"]
+
+LATER = {"later": True}
+"""Metadata of a setting that is younger than stored results; they have its default."""
 
 Settings = TypeVar("Settings")
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Every setting by its name on the command line, and the kind of each inner dataclass.
+
+    A setting that is marked as :data:`LATER` is left out where it has its default.
 
     Example:
         >>> import dataclasses
@@ -30,6 +35,8 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     named = {}
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), f"{prefix}{field.name}"
+        if "later" in field.metadata and value == field.default:
+            continue
         if dataclasses.is_dataclass(value):
             named |= {name: type(value).__name__} | flat(value, f"{name}.")
         else:

@@ -10,7 +10,9 @@ import jax
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.task import Task, require
 from snrgate.lab.training.loop import TrainState, init, make_stretch
-from snrgate.lab.training.optimizers import Optimizer
+from snrgate.lab.training.optimizers import Built, Optimizer
+from snrgate.lab.training.settings import LATER
+from snrgate.lab.training.watch import risk_columns, watched
 
 __all__ = [
     "MOST_IN_A_ROW",
@@ -65,6 +67,8 @@ class Training(Generic[Learned, Learner]):
     """Value of the metric at which training stops; None trains to the last step."""
     devices: int = 1
     """Number of devices of all processes together, over which every batch is split."""
+    risk: bool = dataclasses.field(default=False, metadata=LATER)
+    """Whether to estimate the population risk, as columns of the metrics."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be trained with."""
@@ -98,11 +102,12 @@ def fit(
 
     Yields:
         The state and a row of metrics: ``step``, ``loss``, ``gate_fraction`` where there is a
-        gate, ``skipped`` where batches were skipped, and the metrics of the task. The run ends
+        gate, the population risk where it is asked for, ``skipped`` where batches were skipped, and
+        the metrics of the task. The run ends
         early where :func:`reached` says so. It also ends, with the loss NaN, after
         :data:`MOST_IN_A_ROW` batches in a row without a finite gradient.
     """
-    tx, gradients = settings.optimizer.build(task)
+    tx, gradients = _built(settings, task)
     mesh = _mesh(settings.devices)
     stretch = make_stretch(
         gradients,
@@ -121,6 +126,8 @@ def fit(
             step += length
         row: Metrics = {"step": step}
         row |= {k: float(v) for k, v in (metrics | task.evaluate(state.params)).items()}
+        if settings.risk:
+            row |= risk_columns(state.opt_state)
         if skipped := int(state.skipped):
             row["skipped"] = skipped
         stuck = int(state.in_a_row) >= MOST_IN_A_ROW
@@ -133,9 +140,15 @@ def fit(
 
 def start(settings: Training, task: Task) -> TrainState:
     """The state before the first step, on every device."""
-    state = init(task.params, settings.optimizer.build(task).tx)
+    state = init(task.params, _built(settings, task).tx)
     mesh = _mesh(settings.devices)
     return state if mesh is None else jax.device_put(state, jax.NamedSharding(mesh, jax.P()))
+
+
+def _built(settings: Training, task: Task) -> Built:
+    """The optimizer and its gradients, with a monitor around them where the risk is asked for."""
+    build = watched if settings.risk else type(settings.optimizer).build
+    return build(settings.optimizer, task)
 
 
 def _mesh(devices: int) -> jax.sharding.Mesh | None:

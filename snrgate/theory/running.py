@@ -1,0 +1,73 @@
+"""The running sum of gradients that an optimizer keeps, and how a step has changed it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from snrgate.annotations import Array, PyTree
+from snrgate.momentum import observed_decay
+from snrgate.transform import SnrGateState
+
+__all__ = ["running_sum", "shifted", "step_of_sum"]
+
+_NAMES = {optax.ScaleByAdamState: "mu", optax.TraceState: "trace"}
+
+
+def running_sum(state: Any) -> PyTree | None:
+    """The momentum of an optimizer that sees the gradients as they come, or ``None``.
+
+    Args:
+        state: state of an optax transformation, with a gate around it or without.
+    """
+    state = _keeper(state)
+    return None if state is None else getattr(state, _NAMES[type(state)])
+
+
+def shifted(state: Any, by: PyTree) -> Any:
+    """The state with the momentum moved.
+
+    Args:
+        state: state of an optimizer that keeps one.
+        by: what is added to it.
+    """
+    name = _NAMES[type(_keeper(state))]
+    return optax.tree.set(state, **{name: jax.tree.map(jnp.add, running_sum(state), by)})
+
+
+def step_of_sum(before: Any, after: Any, grads: PyTree, last: Array) -> tuple[Array, Array, PyTree]:
+    """How a step has made the sum: the decay of the old sum, the share of the gradient, the sum.
+
+    Args:
+        before: state of the optimizer before the step.
+        after: state after it.
+        grads: gradients of the step.
+        last: the decay where this step does not show it.
+
+    Returns:
+        Decay and share, so that ``sum = decay * old + share * gradient``; the new sum. Without a
+        momentum the sum is the gradient itself.
+    """
+    old, new = running_sum(before), running_sum(after)
+    one = jnp.ones_like(last)
+    if old is None:
+        return jnp.zeros_like(last), one, grads
+    if isinstance(_keeper(before), optax.TraceState):
+        m, m_old, g = (ravel_pytree(t)[0] for t in (new, old, grads))
+        length = jnp.vdot(m_old, m_old)
+        decay = jnp.where(length > 0, jnp.vdot(m - g, m_old) / jnp.where(length > 0, length, 1), 0)
+        return decay.astype(last.dtype), one, new
+    leaves = [jax.tree.leaves(t) for t in (old, new, grads)]
+    decay = observed_decay(leaves[0], leaves[1], leaves[2], last).astype(last.dtype)
+    return decay, 1 - decay, new
+
+
+def _keeper(state: Any) -> Any:
+    """The state that keeps the momentum, or ``None``."""
+    while type(state) is tuple and state:
+        state = state[0]
+    if isinstance(state, SnrGateState):
+        return _keeper(state.inner_state)
+    return state if type(state) in _NAMES else None
