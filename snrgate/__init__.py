@@ -7,6 +7,7 @@ from importlib.metadata import version as _version
 
 from snrgate import diagnostics as diagnostics
 from snrgate import gate as gate
+from snrgate import risk as risk
 from snrgate import theory as theory
 from snrgate.alias import adam as adam
 from snrgate.alias import adamw as adamw

@@ -7,7 +7,6 @@ smaller principal components of the inputs. Each kernel takes the one in which m
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +16,13 @@ from jax.flatten_util import ravel_pytree
 from snrgate import kronecker
 from snrgate.annotations import Array, Bool, Float
 from snrgate.block import Sides, is_long
+from snrgate.branch import either
 from snrgate.kronecker import Pair, Ratios
 from snrgate.moments.kronecker import SideSums, fold, outer_sums, side_shapes, unfold
 from snrgate.moments.statistics import accumulator_dtype
 from snrgate.settings import Rule
 
-__all__ = ["Kernel", "View", "either", "gap", "is_due", "is_renewed"]
+__all__ = ["Kernel", "View", "gap", "is_due", "is_renewed"]
 
 _DENSE = 40  # first steps that all measure evidence
 _EVERY = 10  # later one step in so many does
@@ -48,13 +48,6 @@ def gap(count: Array) -> Array:
 def is_renewed(count: Array) -> Bool[Array, ""]:
     """Whether step ``count`` computes the eigenvectors anew; such a step is due, too."""
     return (count % _SELDOM == 0) | ((count % _OFTEN == 0) & (count <= _FIRST))
-
-
-def either(which: Array, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
-    """``one()`` where a flag is set, otherwise ``other()``; the other of them is not computed."""
-    if isinstance(which, jax.core.Tracer):
-        return jax.lax.cond(which, one, other)
-    return one() if which else other()
 
 
 class View(NamedTuple):
@@ -224,7 +217,7 @@ class Kernel(NamedTuple):
             with jax.default_matmul_precision("highest"):
                 return jnp.where(moves, self._gated(x, gates, bases), 0)
 
-        y = either(jnp.all(self.opened(packed).own), straight, turned)
+        y = either(~jnp.all(self.opened(packed).own), turned, straight)
         return fold(y, self.sides, self.shape).astype(update.dtype)
 
     def _gated(self, x: Array, gates: Array, bases: tuple[Array | None, Array | None]) -> Array:

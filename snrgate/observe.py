@@ -6,8 +6,11 @@ the first steps, and later at one step in ten. Between these the gates compare w
 
 from typing import Any, NamedTuple
 
+import optax
+
+from snrgate.branch import either
 from snrgate.evidence import Reading
-from snrgate.kernel import Kernel, either, gap, is_due, is_renewed
+from snrgate.kernel import Kernel, gap, is_due, is_renewed
 from snrgate.measure import Given, Motion, Step, advance, finite_gradients, measure, settle
 from snrgate.memory import Memory, corrected, remember
 from snrgate.settings import Settings
@@ -59,12 +62,13 @@ def observe(
         step, after, shown = measured()
         return step, Seen(after, *corrected(settings, readings, after, shown), views)
 
-    def due() -> tuple[Step, Memory, list[Any]]:
-        step, after, _ = measured(gap(given.count))
-        return step, after, _look(settings, readings, given, motion, after, views)
-
     def held() -> tuple[Step, Memory, list[Any]]:
         return settle(given, motion, finite_gradients(given)), memory, views
+
+    def due() -> tuple[Step, Memory, list[Any]]:
+        step, after, _ = measured(gap(given.count))
+        seen = step, after, _look(settings, readings, given, motion, after, views)
+        return optax.tree.where(is_due(given.count), seen, held())
 
     step, after, views = either(is_due(given.count), due, held)
     return step, Seen(after, *_averages(settings, readings, after, kernels=False), views)
@@ -84,10 +88,11 @@ def _look(
     leaves = list(zip(readings, signal, noise, rules, strict=True))
 
     def renewed() -> list[Any]:
-        return [
+        new = [
             reading.renewed(n, view) if isinstance(reading, Kernel) else view
             for (reading, _, n, _), view in zip(leaves, views, strict=True)
         ]
+        return optax.tree.where(is_renewed(given.count), new, views)
 
     views = either(is_renewed(given.count), renewed, lambda: views)
     return [

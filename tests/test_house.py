@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # Floors, lowest first; a module may import from its own floor and below.
 LIBRARY = [
     {"annotations"},
-    {"gate", "block", "trees", "labels"},
+    {"gate", "block", "branch", "trees", "labels"},
     {"moments"},
     {"spread", "kronecker", "momentum"},
     {"settings"},
@@ -26,7 +26,7 @@ LIBRARY = [
     {"observe"},
     {"apply"},
     {"transform", "alias"},
-    {"theory"},
+    {"theory", "risk"},
     {"__init__"},
     {"models", "estimators"},
 ]

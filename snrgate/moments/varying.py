@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from snrgate.annotations import Array, PyTree
+from snrgate.branch import either
 
 __all__ = ["if_measured", "vary", "varying_axes", "zeros_of_type", "zeros_varying_like"]
 
@@ -48,4 +49,4 @@ def if_measured(measure: Any, compute: Callable[[], PyTree]) -> PyTree:
     if measure is True:
         return compute()
     zeros = jax.tree.map(zeros_of_type, jax.eval_shape(compute))
-    return zeros if measure is False else jax.lax.cond(measure, compute, lambda: zeros)
+    return either(measure, compute, lambda: zeros)

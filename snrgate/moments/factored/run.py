@@ -11,6 +11,7 @@ import numpy as np
 
 from snrgate.annotations import Array, Float, PyTree
 from snrgate.block import Block, pooled_shape, summed
+from snrgate.branch import either
 from snrgate.gate import pool as pool_array
 from snrgate.moments.factored import mixed, rules
 from snrgate.moments.factored.by_sides import moments_by_sides
@@ -99,9 +100,7 @@ def _where_measured(
         zeros = (jax.tree.map(zeros_of_type, sums) for _, sums in kinds)
         return [(mean, z) for (mean, _), z in zip(moments(False), zeros, strict=True)]
 
-    if measure is False:
-        return means_alone()
-    return jax.lax.cond(measure, lambda: moments(True), means_alone)
+    return either(measure, lambda: moments(True), means_alone)
 
 
 def formed_moments(
