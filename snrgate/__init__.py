@@ -3,7 +3,9 @@
 Litman & Guo, "A Theory of Generalization in Deep Learning", arXiv 2605.01172.
 """
 
+import importlib as _importlib
 from importlib.metadata import version as _version
+from types import ModuleType as _ModuleType
 
 from snrgate import diagnostics as diagnostics
 from snrgate import gate as gate
@@ -22,3 +24,10 @@ from snrgate.transform import measures_next as measures_next
 from snrgate.transform import snr_gate as snr_gate
 
 __version__ = _version("snrgate")
+
+
+def __getattr__(name: str) -> _ModuleType:
+    """Import the estimators when they are asked for: they need scikit-learn."""
+    if name == "estimators":
+        return _importlib.import_module("snrgate.estimators")
+    raise AttributeError(f"module 'snrgate' has no attribute {name!r}")

@@ -99,7 +99,18 @@ def test_the_command_knows_the_gates_of_the_library():
 
 def test_the_library_needs_only_jax_optax_and_numpy():
     """Import the library with everything else out of reach."""
-    hidden = ["flax", "chex", "matplotlib", "orbax", "jaxtyping", "tyro", "rich", "skimage", "PIL"]
+    hidden = [
+        "sklearn",
+        "flax",
+        "chex",
+        "matplotlib",
+        "orbax",
+        "jaxtyping",
+        "tyro",
+        "rich",
+        "skimage",
+        "PIL",
+    ]
     code = (
         "import sys\n"
         f"for name in {hidden!r}: sys.modules[name] = None\n"

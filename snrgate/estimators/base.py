@@ -1,0 +1,222 @@
+"""What both estimators share: from a table to batches, and through the training."""
+
+import math
+import numbers
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import (
+    _check_sample_weight,  # type: ignore[attr-defined]
+    check_is_fitted,
+    validate_data,  # type: ignore[attr-defined]
+)
+
+from snrgate.estimators.columns import Encoder, Scaler, is_frame, merge
+from snrgate.estimators.network import Batches, Rates, initial, outputs, start, train
+
+__all__ = ["Gated"]
+
+_STRETCH = 25  # steps in one call of a compiled program
+_INPUTS = 16  # their number is rounded up to a multiple of it, so that few programs are compiled
+
+
+class Gated(BaseEstimator):
+    """A multilayer perceptron that is trained behind the gate. See the two estimators."""
+
+    _loss: str
+
+    def __init__(
+        self,
+        hidden_sizes: Any = (128, 128),  # refused in ``fit``, as scikit-learn wants it
+        *,
+        steps: Any = 1000,
+        batch_size: Any = 128,
+        learning_rate: Any = 2e-3,
+        weight_decay: Any = 0.0,
+        z: Any = 1.2,
+        block: Any = "kronecker",
+        random_state: Any = None,
+        verbose: Any = False,
+    ):
+        self.hidden_sizes = hidden_sizes
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.z = z
+        self.block = block
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Any:
+        """Missing values are allowed."""
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.allow_nan = True
+        return tags
+
+    # What the two estimators say differently.
+
+    def _encoded(self, y: np.ndarray) -> np.ndarray:
+        """The targets of the network, shape (n, ...), in float64."""
+        raise NotImplementedError
+
+    def _begin_targets(self, y: np.ndarray, weights: np.ndarray) -> int:
+        """Look at the targets before the first step; return the number of outputs."""
+        raise NotImplementedError
+
+    def _targets(self, y: np.ndarray) -> np.ndarray:
+        """What the loss takes, from the encoded targets."""
+        raise NotImplementedError
+
+    # Training.
+
+    def _check_settings(self) -> None:
+        def whole(value: Any, least: int) -> bool:
+            return isinstance(value, numbers.Integral) and int(value) >= least
+
+        def real(value: Any) -> bool:
+            return isinstance(value, numbers.Real) and math.isfinite(value)
+
+        sizes = self.hidden_sizes
+        given = {
+            "hidden_sizes": (
+                isinstance(sizes, (tuple, list)) and all(whole(n, 1) for n in sizes),
+                "a tuple of positive integers",
+            ),
+            "steps": (whole(self.steps, 1), "a positive integer"),
+            "batch_size": (whole(self.batch_size, 4), "an integer of at least 4"),
+            "learning_rate": (real(self.learning_rate) and self.learning_rate > 0, "positive"),
+            "weight_decay": (real(self.weight_decay) and self.weight_decay >= 0, "at least 0"),
+            "z": (real(self.z) and self.z > 0, "positive"),
+            "block": (self.block in ("kronecker", "unit"), "'kronecker' or 'unit'"),
+        }
+        for name, (good, what) in given.items():
+            if not good:
+                raise ValueError(f"{name} = {getattr(self, name)!r} must be {what}")
+
+    def _inputs(self, x: Any, *, reset: bool) -> Any:
+        """The inputs after scikit-learn's checks of numbers, names and counts of columns."""
+        if is_frame(x):
+            return validate_data(self, x, reset=reset, skip_check_array=True)
+        return validate_data(self, x, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")
+
+    def _examples(
+        self, x: Any, y: np.ndarray, sample_weight: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Columns, encoded targets and weights of the different examples."""
+        weights = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+        columns = self._encoder(x)
+        targets = self._encoded(y).reshape(len(y), -1)
+        used = weights > 0
+        if used.sum() < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least two samples of positive weight, to see "
+                f"noise; it got n_samples = {int(used.sum())}"
+            )
+        rows, weights = merge(np.hstack([columns, targets])[used], weights[used])
+        # A weight says how often an example counts. Weights that are too small for that, as those
+        # that sum to one, count as much as their effective number (Kish).
+        effective = weights.sum() ** 2 / np.square(weights).sum()
+        weights *= max(1.0, effective / weights.sum())
+        width = columns.shape[1]
+        return rows[:, :width], rows[:, width:], weights
+
+    def _begin(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
+        """Set up all that is learned before the first step."""
+        count = self._begin_targets(y, weights)
+        self._scaler = Scaler.of(x, weights, self._encoder.numerical)
+        self._random = check_random_state(self.random_state)
+        inputs = self._scaler(x[:1]).shape[1]
+        self.network_ = initial((inputs, *self.hidden_sizes, count), self._random)
+        # Inputs of nothing but zeros change no other number.
+        self.network_[0]["kernel"] = _filled(self.network_[0]["kernel"].T).T
+        self.optimizer_state_ = start(self.network_, self._rates(1.0, 1.0), self.block)
+        self.loss_curve_ = []
+
+    def _rates(self, dataset_size: float, steps: float) -> Rates:
+        values = self.learning_rate, self.weight_decay, self.z, dataset_size, steps
+        return Rates(*(float(value) for value in values))
+
+    def _train(self, batches: Iterator[Batches], rates: Rates) -> None:
+        """Take a step on each batch."""
+        params, state, done = self.network_, self.optimizer_state_, 0
+        for batch in batches:
+            params, state, loss = train(
+                params, state, batch, rates, loss=self._loss, block=self.block
+            )
+            done += np.shape(batch.weights)[0]
+            self.loss_curve_.append(float(loss))
+            if self.verbose:
+                print(f"step {done}: loss {self.loss_curve_[-1]:.4g}", flush=True)
+        self.network_, self.optimizer_state_ = jax.tree.map(np.asarray, (params, state))
+
+    def _fit(self, x: Any, y: np.ndarray, sample_weight: Any) -> None:
+        """Train from the start, on examples that come back."""
+        self._encoder = Encoder(x)
+        columns, targets, weights = self._examples(x, y, sample_weight)
+        self._begin(columns, targets, weights)
+        inputs = _filled(self._scaler(columns)).astype(np.float32)
+        batches = _drawn(
+            inputs, self._targets(targets), weights, self.batch_size, self.steps, self._random
+        )
+        self._train(batches, self._rates(weights.sum(), self.steps))
+
+    def _partial_fit(self, x: Any, y: np.ndarray, sample_weight: Any, *, first: bool) -> None:
+        """Pass once over new examples."""
+        if first:
+            self._encoder = Encoder(x)
+        columns, targets, weights = self._examples(x, y, sample_weight)
+        if first:
+            self._begin(columns, targets, weights)
+        inputs = _filled(self._scaler(columns)).astype(np.float32)
+        batches = _once(inputs, self._targets(targets), weights, self.batch_size, self._random)
+        self._train(batches, self._rates(math.inf, math.inf))
+
+    def _outputs(self, x: Any) -> np.ndarray:
+        """The outputs of the network, in double precision."""
+        check_is_fitted(self, "network_")
+        columns = self._encoder(self._inputs(x, reset=False))
+        return outputs(self.network_, _filled(self._scaler(columns)))
+
+
+def _filled(x: np.ndarray) -> np.ndarray:
+    """Columns of zeros behind the others, up to the next multiple of ``_INPUTS``."""
+    return np.pad(x, ((0, 0), (0, -x.shape[1] % _INPUTS)))
+
+
+def _drawn(
+    x: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    size: int,
+    steps: int,
+    random: np.random.RandomState,
+) -> Iterator[Batches]:
+    """Batches of ``size`` examples, each drawn as often as it counts.
+
+    If that many examples are not there, every batch has all of them, and is padded.
+    """
+    reached = np.cumsum(weights)
+    for at in range(0, steps, _STRETCH):
+        shape = min(_STRETCH, steps - at), size
+        if len(x) <= size:
+            index = np.broadcast_to(np.arange(size) % len(x), shape)
+            counts = np.where(np.arange(size) < len(x), weights[index], 0.0)
+        else:
+            drawn = np.searchsorted(reached, random.uniform(size=shape) * reached[-1], "right")
+            index, counts = np.minimum(drawn, len(x) - 1), np.ones(shape)
+        yield Batches(x[index], y[index], counts.astype(np.float32))
+
+
+def _once(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray, size: int, random: np.random.RandomState
+) -> Iterator[Batches]:
+    """Every example once, in batches of nearly one size, padded to ``size``."""
+    for part in np.array_split(random.permutation(len(x)), -(-len(x) // size)):
+        index = np.resize(part, (1, size))
+        counts = np.where(np.arange(size) < len(part), weights[index], 0.0)
+        yield Batches(x[index], y[index], counts.astype(np.float32))

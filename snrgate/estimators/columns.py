@@ -1,0 +1,142 @@
+"""Columns of a table as numbers: categories, missing values, standardisation."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.preprocessing import OneHotEncoder
+
+__all__ = ["Encoder", "Scaler", "is_frame", "merge"]
+
+_CATEGORIES = 100  # of one column; the rarest share an input
+
+
+def is_frame(x: Any) -> bool:
+    """Whether ``x`` is a table of pandas, whose columns have types of their own."""
+    return all(hasattr(x, name) for name in ("columns", "dtypes", "iloc"))
+
+
+class Encoder:
+    """Columns as numbers: a category becomes an input of its own, what is missing stays NaN.
+
+    The columns of a table that are neither numbers nor booleans are categorical. A category that
+    was not seen is none of the inputs. A missing category is a category.
+
+    Args:
+        x: a table of pandas, or an array of numbers.
+    """
+
+    def __init__(self, x: Any):
+        dtypes = list(x.dtypes) if is_frame(x) else [x.dtype] * x.shape[1]
+        self.names = [str(name) for name in (x.columns if is_frame(x) else range(x.shape[1]))]
+        self.categorical = np.array([dtype.kind not in "biuf" for dtype in dtypes], bool)
+        for name, dtype in zip(self.names, dtypes, strict=True):
+            if dtype.kind in "mMc":
+                raise ValueError(f"column {name!r} has dtype {dtype}; turn it into real numbers")
+        self.numerical = x.shape[1] - int(self.categorical.sum())
+        self.encoder = OneHotEncoder(
+            handle_unknown="ignore", max_categories=_CATEGORIES, sparse_output=False
+        )
+        if self.categorical.any():
+            self.encoder.fit(self._categories(x))
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """The numbers, those of the numerical columns first."""
+        if not is_frame(x):
+            if self.categorical.any():
+                raise ValueError(
+                    f"column {self.names[int(self.categorical.argmax())]!r} is categorical; give a "
+                    "table of pandas with the columns of fit, as an array has none"
+                )
+            return np.asarray(x, np.float64)
+        numbers = self._numbers(x)
+        if not self.categorical.any():
+            return numbers
+        return np.hstack([numbers, np.asarray(self.encoder.transform(self._categories(x)))])
+
+    def _numbers(self, x: Any) -> np.ndarray:
+        kept = np.flatnonzero(~self.categorical)
+        numbers = np.empty((len(x), len(kept)))
+        for to, at in enumerate(kept):
+            try:
+                numbers[:, to] = x.iloc[:, at].to_numpy(np.float64, na_value=np.nan)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"column {str(x.columns[at])!r} held numbers when the estimator was fitted, "
+                    f"and has dtype {x.dtypes.iloc[at]} now"
+                ) from error
+            if (bad := np.isinf(numbers[:, to])).any():
+                raise ValueError(
+                    f"column {str(x.columns[at])!r} is infinite in row {int(bad.argmax())} "
+                    "(counted from 0); mark what is missing as NaN"
+                )
+        return numbers
+
+    def _categories(self, x: Any) -> np.ndarray:
+        """The categorical columns, in which whatever is missing is None."""
+        table = x.iloc[:, np.flatnonzero(self.categorical)].astype(object)
+        return table.where(table.notna(), None).to_numpy(object)
+
+
+class Scaler(NamedTuple):
+    """The standardisation of some columns.
+
+    Attributes:
+        mean: subtracted; a missing value is replaced by it.
+        scale: divided by; 1 where a column is constant.
+        missing: indices of the columns in which some of the values were missing. Each has one more
+            input, which says where.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    missing: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray, weights: np.ndarray, numbers: int) -> "Scaler":
+        """The standardisation of examples that count ``weights``.
+
+        Args:
+            x: columns; the first ``numbers`` are numerical, the others zeros and ones, which stay.
+            weights: how often each example counts.
+            numbers: how many columns are numerical.
+        """
+        there = ~np.isnan(x[:, :numbers])
+        known = np.where(there, x[:, :numbers], 0.0)
+        counts = weights[:, None] * there
+        total = np.maximum(counts.sum(0), np.finfo(float).tiny)
+        # Scaled by its largest number, no column overflows when it is squared.
+        size = np.maximum(np.abs(known).max(0, initial=0.0), np.finfo(float).tiny)
+        mean = (counts * (known / size)).sum(0) / total
+        deviation = np.sqrt((counts * np.square(known / size - mean)).sum(0) / total)
+        varies = deviation > 10 * np.finfo(float).eps * np.abs(mean)
+        rest = x.shape[1] - numbers
+        return cls(
+            np.concatenate([mean * size, np.zeros(rest)]),
+            np.concatenate([np.where(varies, deviation * size, 1.0), np.ones(rest)]),
+            np.flatnonzero(there.any(0) & ~there.all(0)),
+        )
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The standardised columns, and one for each in which values were missing."""
+        missing = np.isnan(x)
+        known = np.where(missing, 0.0, x / self.scale - self.mean / self.scale)
+        return np.hstack([known, missing[:, self.missing]])
+
+
+def merge(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that are equal as one row, in an order that depends on the rows alone.
+
+    A row of weight two is therefore the same as two rows, to the last bit.
+
+    Args:
+        rows: numbers; NaN equals NaN.
+        weights: how often each row counts.
+
+    Returns:
+        The different rows, and the sums of their weights.
+    """
+    rows = np.ascontiguousarray(rows + 0.0)  # there is one zero
+    rows[np.isnan(rows)] = np.nan  # and one NaN
+    as_bytes = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).ravel()
+    _, first, inverse = np.unique(as_bytes, return_index=True, return_inverse=True)
+    return rows[first], np.bincount(inverse, weights, len(first))
