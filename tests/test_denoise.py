@@ -85,27 +85,27 @@ def test_noise_is_as_strong_as_asked_and_repeatable():
 def test_positions_are_to_scale_and_predictions_in_place():
     photo = noisy_photo(dataclasses.replace(TINY, image="coffee"))
     task = make_task(TINY, photo)
-    positions, targets = task.examples
+    positions, targets = task.data.inputs, task.data.targets
     assert positions.max(0).tolist() == pytest.approx([15 / 24, 23 / 24])
     assert targets.mean() == pytest.approx(0, abs=1e-5)
     assert targets.std() == pytest.approx(1, abs=1e-5)
     # The loss of a pixel is the standardised error of the prediction in its place.
     errors = (np.asarray(task.predict(task.params)) - photo.noisy) / photo.noisy.std()
-    losses = jax.vmap(task.loss, (None, 0))(task.params, task.examples)
+    losses = jax.vmap(task.groups[0].loss, (None, 0))(task.params, (positions, targets))
     np.testing.assert_allclose(losses, np.square(errors).mean(-1).ravel(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_dark_picture_is_learned_like_a_bright_one():
     photo = noisy_photo(TINY)
     dark = photo._replace(noisy=photo.noisy / 16, clean=photo.clean / 16)
-    bright, dim = (make_task(TINY, x).examples[1] for x in (photo, dark))
+    bright, dim = (make_task(TINY, x).data.targets for x in (photo, dark))
     np.testing.assert_allclose(bright, dim, rtol=1e-5, atol=1e-6)
 
 
 def test_a_picture_of_one_colour_is_learned():
     photo = noisy_photo(TINY)
     flat = photo._replace(noisy=np.full_like(photo.noisy, 0.5))
-    assert not np.isnan(make_task(TINY, flat).examples[1]).any()
+    assert not np.isnan(make_task(TINY, flat).data.targets).any()
 
 
 def test_both_optimizers_see_the_same_gradient():

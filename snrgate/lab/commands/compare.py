@@ -3,14 +3,15 @@
 import dataclasses
 from pathlib import Path
 
+from snrgate.lab.kinds import LATER
 from snrgate.lab.tasks.task import require
 from snrgate.lab.training.configs import training_config
 from snrgate.lab.training.figures import curves, to_png
 from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.results import Result
 from snrgate.lab.training.run import Learner, Run, run
-from snrgate.lab.training.settings import LATER
 from snrgate.lab.training.sweep import as_result, spread
+from snrgate.lab.training.twin import chosen, learned_law, twin_of
 
 __all__ = ["Comparison", "compare"]
 
@@ -25,6 +26,8 @@ class Comparison:
     """Seeds of the data, the weights and the batches."""
     steps: int | None = None
     """Number of training steps; by default that of the config."""
+    twin: bool = dataclasses.field(default=False, metadata=LATER)
+    """Whether twin runs measure the population risk and choose a step, without held-out data."""
     config: str | None = None
     """TOML file of settings on top of the config of the task."""
     risk: bool = dataclasses.field(default=False, metadata=LATER)
@@ -56,7 +59,7 @@ def compare(
         Stopped: SIGINT or SIGTERM came. The run is saved.
     """
     own = Path(comparison.config) if comparison.config else None
-    trainings, tasks, made = {}, {}, {}
+    trainings, tasks, made, laws, twins = {}, {}, {}, {}, {}
     for name in comparison.optimizers:
         settings = training_config(task, name, own)
         steps = comparison.steps or settings.steps
@@ -66,11 +69,17 @@ def compare(
                 settings, seed=seed, steps=steps, risk=comparison.risk
             )
             tasks[f"{name}-{seed}"] = made[seed]
-    what = Run(trainings, tasks, comparison, out, command, label="run")
+            if comparison.twin:
+                if seed not in laws:
+                    laws[seed] = learned_law(trainings[f"{name}-{seed}"], made[seed])
+                twins[f"{name}-{seed}"] = twin_of(made[seed], seed, laws[seed])
+    what = Run(trainings, tasks, comparison, out, command, label="run", twins=twins)
 
     def finish(folder: RunFolder, learners: dict[str, Learner]) -> str:
         rows = folder.rows()
         results = {n: as_result(tasks[n], what.rows_of(n, rows)) for n in trainings}
+        for name in twins:
+            results[name]["twin"] = chosen(what.rows_of(name, rows))
         groups = {
             name: [results[f"{name}-{seed}"] for seed in comparison.seeds]
             for name in comparison.optimizers
@@ -93,12 +102,14 @@ def as_markdown(groups: dict[str, list[Result]]) -> str:
     """
     metric = next(iter(groups.values()))[0]["metric"]
     plain = metric.replace("_", " ")
-    estimated = all("risk" in r["last"] for results in groups.values() for r in results)
-    more = (" estimated population risk, last step |", "--:|") if estimated else ("", "")
-    lines = [f"| | {plain}, last step | {plain}, best step |{more[0]}", f"|:--|--:|--:|{more[1]}"]
+    every = [result for results in groups.values() for result in results]
+    columns = {f"{plain}, last step": ("last", metric), f"{plain}, best step": ("best", metric)}
+    if all("twin" in result for result in every):
+        columns[f"{plain}, step of the twin"] = "twin", metric
+    if all("risk" in result["last"] for result in every):
+        columns["estimated population risk, last step"] = "last", "risk"
+    lines = [f"| | {' | '.join(columns)} |", "|:--|" + "--:|" * len(columns)]
     for name, results in groups.items():
-        last, best = (spread([r[which][metric] for r in results]) for which in ("last", "best"))
-        lines.append(f"| {name} | {last} | {best} |")
-        if estimated:
-            lines[-1] += f" {spread([r['last']['risk'] for r in results])} |"
+        values = (spread([r[row][what] for r in results]) for row, what in columns.values())
+        lines.append(f"| {name} | {' | '.join(values)} |")
     return "\n".join(lines) + "\n"

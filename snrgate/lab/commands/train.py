@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+from snrgate.lab.training.figures import risks, to_png
 from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.run import Learner, Run, run
 from snrgate.lab.training.train import Training, summary
+from snrgate.lab.training.twin import chosen, learned_law, twin_of
 
 __all__ = ["train"]
 
 
 def train(settings: Training, out: Path, command: str, *, resume: bool = False) -> None:
-    """Train, and write ``summary.json`` into the folder too.
+    """Train, and write ``summary.json`` into the folder too, with a twin also ``risk.png``.
 
     Args:
         settings: settings of the training.
@@ -23,9 +25,16 @@ def train(settings: Training, out: Path, command: str, *, resume: bool = False) 
         Stopped: SIGINT or SIGTERM came. The run is saved.
     """
     task = settings.task.make(settings.seed)
+    twins = {}
+    if settings.twin:
+        twins["train"] = twin_of(task, settings.seed, learned_law(settings, task))
 
     def finish(folder: RunFolder, learners: dict[str, Learner]) -> str:
-        came_to = summary(task, folder.rows())
+        rows = folder.rows()
+        came_to = summary(task, rows)
+        if settings.twin:
+            came_to["twin"] = chosen(rows)
+            folder.write("risk.png", to_png(risks(rows)))
         folder.write_json("summary.json", came_to)
         last, best = came_to["last"], came_to["best"]
         words = (
@@ -34,8 +43,16 @@ def train(settings: Training, out: Path, command: str, *, resume: bool = False) 
         )
         if settings.risk:
             words += f"Population risk {last['risk']:.4f} ± {last['risk_band']:.4f}, an estimate. "
+        if settings.twin:
+            row = came_to["twin"]
+            words += (
+                f"The twin chooses step {row['step']}: {task.metric} {row[task.metric]:.4f}, "
+                f"estimated risk {row['twin_risk']:.4f} +- {row['twin_risk_error']:.4f}; see "
+                "risk.png. "
+            )
         if skipped := last.get("skipped"):
             words += f"{skipped} batches without a finite loss or gradient were skipped. "
         return words
 
-    run(Run({"train": settings}, {"train": task}, settings, out, command), finish, resume=resume)
+    what = Run({"train": settings}, {"train": task}, settings, out, command, twins=twins)
+    run(what, finish, resume=resume)

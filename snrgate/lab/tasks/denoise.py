@@ -17,7 +17,7 @@ from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.lab.errors import InputError
 from snrgate.lab.kinds import Block, Gate, Noise
 from snrgate.lab.tasks.picture import MIN_SIDE, load, shrink
-from snrgate.lab.tasks.task import Group, Task, of_data, require
+from snrgate.lab.tasks.task import Group, Supervised, Task, require
 from snrgate.models.coordinate import CoordinateMLP
 from snrgate.models.siren import Siren
 
@@ -181,21 +181,19 @@ class DenoiseTask(NamedTuple):
 
     Attributes:
         params: initial parameters.
-        examples: positions (n, 2) and targets (n, channels).
-        loss: ``(params, example) -> scalar``, of one pixel.
+        data: positions (n, 2) and targets (n, channels), and the network at one position.
         predict: ``params -> picture``, (height, width, channels), with values as in the file,
             not clipped.
     """
 
     params: PyTree
-    examples: tuple[Array, Array]
-    loss: Callable[[PyTree, tuple[Array, Array]], Array]
+    data: Supervised
     predict: Callable[[PyTree], Array]
 
     @property
     def groups(self) -> tuple[Group]:
         """The one group of examples, which are pixels."""
-        return (of_data(self.loss, self.examples),)
+        return (self.data.group(self.data.targets),)
 
 
 def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
@@ -225,9 +223,8 @@ def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
     def apply(params: PyTree, position: Array) -> Array:
         return nnx.merge(graph, params, frozen)(position)
 
-    def loss(params: PyTree, example: tuple[Array, Array]) -> Array:
-        position, target = example
-        return jnp.mean(jnp.square(apply(params, position) - target))
+    def loss(output: Array, target: Array) -> Array:
+        return jnp.mean(jnp.square(output - target))
 
     @jax.jit
     def predict(params: PyTree) -> Array:
@@ -235,7 +232,7 @@ def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
         flat = jax.lax.map(lambda x: apply(params, x), positions, batch_size=2**14)
         return (mean + deviation * flat).reshape(height, width, channels)
 
-    return DenoiseTask(params, (jnp.asarray(positions), jnp.asarray(targets)), loss, predict)
+    return DenoiseTask(params, Supervised(apply, loss, positions, targets), predict)
 
 
 def as_task(task: DenoiseTask, photo: NoisyPhoto) -> Task:
@@ -256,7 +253,7 @@ def as_task(task: DenoiseTask, photo: NoisyPhoto) -> Task:
     def evaluate(params: PyTree) -> dict[str, Array]:
         return {"psnr": psnr(task.predict(params), clean)}
 
-    return Task(task.params, task.groups, evaluate, "psnr", higher_is_better=True)
+    return Task(task.params, task.groups, evaluate, "psnr", True, task.data)
 
 
 def _positions(height: int, width: int) -> np.ndarray:

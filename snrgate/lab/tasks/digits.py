@@ -10,6 +10,7 @@ from flax import nnx
 from sklearn.datasets import load_digits
 
 from snrgate.annotations import Array, PyTree
+from snrgate.lab.kinds import LATER
 from snrgate.lab.tasks.task import Task, from_arrays, require
 from snrgate.models.mlp import MLP
 
@@ -22,7 +23,7 @@ class Digits:
 
     wrong: float = 0.0
     """Share of the training labels that are replaced by another digit."""
-    nuisance: int = 0
+    nuisance: int = dataclasses.field(default=0, metadata=LATER)
     """Number of pixels of pure noise, as strong as the real ones, which stand beside them."""
     width: int = 256
     """Number of units in each hidden layer."""

@@ -58,7 +58,7 @@ class Photo:
                 "high_frequency": high_frequency_power(pixels - clean),
             }
 
-        return Task(task.params, task.groups, evaluate, "psnr", higher_is_better=True)
+        return Task(task.params, task.groups, evaluate, "psnr", True, task.data)
 
 
 def high_frequency_power(

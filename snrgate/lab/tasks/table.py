@@ -10,6 +10,7 @@ from flax import nnx
 from sklearn.datasets import load_diabetes
 
 from snrgate.annotations import Array, PyTree
+from snrgate.lab.kinds import LATER
 from snrgate.lab.tasks.task import Task, from_arrays, require
 from snrgate.models.mlp import MLP
 
@@ -27,9 +28,11 @@ class Table:
     without noise. The last two are those of the package modeldata.
     """
 
-    source: Literal["diabetes", "concrete", "meats"] = "diabetes"
+    source: Literal["diabetes", "concrete", "meats"] = dataclasses.field(
+        default="diabetes", metadata=LATER
+    )
     """The table."""
-    nuisance: int = 0
+    nuisance: int = dataclasses.field(default=0, metadata=LATER)
     """Number of inputs of pure noise, which stand beside the real ones."""
     width: int = 64
     """Number of units in each hidden layer."""

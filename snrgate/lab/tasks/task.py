@@ -11,7 +11,7 @@ import numpy as np
 from snrgate.annotations import Array, PyTree
 from snrgate.lab.errors import InputError
 
-__all__ = ["Group", "Task", "from_arrays", "of_data", "require"]
+__all__ = ["Group", "Supervised", "Task", "from_arrays", "of_data", "require"]
 
 
 class Group(NamedTuple):
@@ -28,6 +28,42 @@ class Group(NamedTuple):
     dataset_size: int | None
 
 
+class Supervised(NamedTuple):
+    """The parts of supervised learning on one data set.
+
+    Attributes:
+        predict: ``(params, input) -> output``, of one input.
+        loss: ``(output, target) -> scalar``, of one example: the squared error, or the
+            cross-entropy of a class.
+        inputs: with a leading axis of examples.
+        targets: numbers, or the indices of classes.
+    """
+
+    predict: Callable[[PyTree, Array], Array]
+    loss: Callable[[Array, Array], Array]
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    @property
+    def kind(self) -> str:
+        """Kind of the targets, as :mod:`snrgate.risk` names it."""
+        return "classes" if np.issubdtype(self.targets.dtype, np.integer) else "regression"
+
+    def group(self, targets: np.ndarray, *, repeats: bool = True) -> Group:
+        """The examples, with these targets.
+
+        Args:
+            targets: in place of the own ones.
+            repeats: as in :func:`of_data`.
+        """
+
+        def of_example(params: PyTree, example: tuple[Array, Array]) -> Array:
+            x, y = example
+            return self.loss(self.predict(params, x), y)
+
+        return of_data(of_example, (self.inputs, targets), repeats=repeats)
+
+
 class Task(NamedTuple):
     """A learning problem. The training loss is the sum of the groups' mean losses.
 
@@ -37,6 +73,7 @@ class Task(NamedTuple):
         evaluate: ``params -> {name: scalar}``, on data that training never sees.
         metric: name of the scalar that counts.
         higher_is_better: whether a higher metric is better.
+        supervised: the parts of the task where it has one data set with targets.
     """
 
     params: PyTree
@@ -44,6 +81,7 @@ class Task(NamedTuple):
     evaluate: Callable[[PyTree], dict[str, Array]]
     metric: str
     higher_is_better: bool
+    supervised: Supervised | None = None
 
 
 def of_data(
@@ -97,13 +135,9 @@ def from_arrays(
         higher_is_better: as in :class:`Task`.
         repeats: as in :func:`of_data`.
     """
-
-    def of_example(params: PyTree, example: tuple[Array, Array]) -> Array:
-        x, y = example
-        return loss(predict(params, x), y)
-
-    group = of_data(of_example, train, repeats=repeats)
-    return Task(params, (group,), jax.jit(evaluate), metric, higher_is_better)
+    data = Supervised(predict, loss, *train)
+    groups = (data.group(data.targets, repeats=repeats),)
+    return Task(params, groups, jax.jit(evaluate), metric, higher_is_better, data)
 
 
 def require(settings: object, **conditions: tuple[bool, str]) -> None:

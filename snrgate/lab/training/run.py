@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from snrgate.lab.training.interrupt import Stopped, deferred_interrupts
 from snrgate.lab.training.loop import TrainState
 from snrgate.lab.training.progress import progress_bar
 from snrgate.lab.training.train import MOST_IN_A_ROW, Metrics, Training, fit, reached, start
+from snrgate.lab.training.twin import Twin, risk_of
 
 __all__ = ["Best", "Learner", "Run", "run", "together"]
 
@@ -51,6 +53,7 @@ class Run(NamedTuple):
         command: command of the run, which the message after an interruption repeats.
         label: column of the metrics that names the training, or ``None`` for a single one.
         keeps_best: whether the parameters of the best evaluation are kept as well.
+        twins: the twin of each training that has one, by the same names.
     """
 
     trainings: Mapping[str, Training]
@@ -60,19 +63,27 @@ class Run(NamedTuple):
     command: str
     label: str | None = None
     keeps_best: bool = False
+    twins: Mapping[str, Twin] = MappingProxyType({})
 
     def start(self) -> dict[str, Learner]:
         """The learners before the first step."""
-        return {name: self._first(name) for name in self.trainings}
+        return {name: self._first(*both) for name, both in self.everyone().items()}
+
+    def everyone(self) -> dict[str, tuple[Training, Task]]:
+        """Settings and task of all trainings and of their twins, by name."""
+        own = {name: (training, self.tasks[name]) for name, training in self.trainings.items()}
+        twins = {
+            _twin_name(name): (self.trainings[name], twin.task) for name, twin in self.twins.items()
+        }
+        return own | twins
 
     def rows_of(self, name: str, rows: list[Metrics]) -> list[Metrics]:
         """The metrics of one training."""
         return rows if self.label is None else [row for row in rows if row[self.label] == name]
 
-    def _first(self, name: str) -> Learner:
-        task = self.tasks[name]
+    def _first(self, training: Training, task: Task) -> Learner:
         best = Best(np.array(-math.inf, np.float32), task.params) if self.keeps_best else None
-        return Learner(start(self.trainings[name], task), best)
+        return Learner(start(training, task), best)
 
 
 def run(
@@ -166,9 +177,10 @@ def together(
     Yields:
         The step, the learners, and the metrics of each training that still runs.
     """
+    everyone = what.everyone()
     running = {
-        name: fit(training, what.tasks[name], learners[name].state)
-        for name, training in what.trainings.items()
+        name: fit(training, task, learners[name].state)
+        for name, (training, task) in everyone.items()
         if name not in ended
     }
     while True:
@@ -177,13 +189,21 @@ def together(
             if (pause := next(steps, None)) is None:
                 continue
             state, row = pause
-            best = _better(what.tasks[name], learners[name].best, state, row)
+            best = _better(everyone[name][1], learners[name].best, state, row)
             learners = learners | {name: Learner(state, best)}
             label = {} if what.label is None else {what.label: name}
             rows[name] = {"step": row["step"]} | label | row
         if not rows:
             return
+        for name, twin in what.twins.items():
+            del rows[_twin_name(name)]
+            params = (learners[n].state.params for n in (name, _twin_name(name)))
+            rows[name] |= risk_of(twin, *params)
         yield max(row["step"] for row in rows.values()), learners, rows
+
+
+def _twin_name(name: str) -> str:
+    return f"twin of {name}"
 
 
 def _better(task: Task, best: Best | None, state: TrainState, row: Metrics) -> Best | None:
@@ -243,7 +263,7 @@ def _agreed(number: int | None) -> int | None:
 def _fingerprint(what: Run) -> int:
     """A checksum of the data: a few examples of every group of every task."""
     value = 0
-    for task in {id(task): task for task in what.tasks.values()}.values():
+    for task in {id(task): task for _, task in what.everyone().values()}.values():
         examples = [group.sample(jax.random.key(0), 64) for group in task.groups]
         for leaf in jax.tree.leaves((examples, task.params)):
             value = zlib.crc32(np.asarray(leaf).tobytes(), value)

@@ -10,10 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-__all__ = ["LATER", "flat", "replaced"]
-
-LATER = {"later": True}
-"""Metadata of a setting that is younger than stored results; they have its default."""
+__all__ = ["flat", "replaced"]
 
 Settings = TypeVar("Settings")
 
@@ -21,7 +18,7 @@ Settings = TypeVar("Settings")
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Every setting by its name on the command line, and the kind of each inner dataclass.
 
-    A setting that is marked as :data:`LATER` is left out where it has its default.
+    A setting marked as :data:`snrgate.lab.kinds.LATER` is left out where it has its default.
 
     Example:
         >>> import dataclasses

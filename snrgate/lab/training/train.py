@@ -8,10 +8,10 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import jax
 
 from snrgate.lab.errors import InputError
+from snrgate.lab.kinds import LATER
 from snrgate.lab.tasks.task import Task, require
 from snrgate.lab.training.loop import TrainState, init, make_stretch
 from snrgate.lab.training.optimizers import Built, Optimizer
-from snrgate.lab.training.settings import LATER
 from snrgate.lab.training.watch import risk_columns, watched
 
 __all__ = [
@@ -65,6 +65,9 @@ class Training(Generic[Learned, Learner]):
     """Number of steps from one checkpoint to the next, rounded up to an evaluation."""
     until: float | None = None
     """Value of the metric at which training stops; None trains to the last step."""
+    twin: bool = dataclasses.field(default=False, metadata=LATER)
+    """Whether a twin run measures the population risk, without held-out data. A second run, and
+    for classes a third one, take their time."""
     devices: int = 1
     """Number of devices of all processes together, over which every batch is split."""
     risk: bool = dataclasses.field(default=False, metadata=LATER)
@@ -83,6 +86,7 @@ class Training(Generic[Learned, Learner]):
                 f"a divisor of batch_size = {self.batch_size}",
             ),
             seed=(0 <= self.seed < 2**32, "in [0, 2**32)"),
+            twin=(not self.twin or self.until is None, "false where until is given"),
         )
 
     def next_evaluation(self, step: int) -> int:

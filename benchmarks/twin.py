@@ -1,0 +1,204 @@
+"""What a twin says about the population risk, and what it chooses, beside a noisy hold-out.
+
+    OPENBLAS_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python benchmarks/twin.py
+
+Each contender is trained three times for each seed: as it is, as its own twin, and on nine tenths
+of the examples, with the last tenth held out, whose targets are as noisy as the others. A step and
+a contender are then chosen by the twin, by the hold-out, and by an oracle that sees the test data.
+Runs that have been measured are not measured again. Writes ``results/twin``.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from snrgate.lab.study.rows import ROWS
+from snrgate.lab.tasks.table import Table
+from snrgate.lab.tasks.task import Supervised, Task
+from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.run import Run, together
+from snrgate.lab.training.train import Training, fit
+from snrgate.lab.training.twin import learned_law, twin_of
+
+BASES: dict[str, Training] = {
+    "table": ROWS["table"].base,
+    "concrete": Training(Table("concrete"), AdamW(1e-3), steps=1500, batch_size=32, eval_every=50),
+    "meats": Training(Table("meats"), AdamW(1e-3), steps=1000, batch_size=32, eval_every=50),
+    "digits-40": ROWS["digits-40"].base,
+    "digits-0": ROWS["digits-0"].base,
+    "laser-0": ROWS["laser-0"].base,
+}
+CONTENDERS: dict[str, AdamW] = {
+    "AdamW": AdamW(1e-3),
+    "units": Gated(1e-3),
+    "kernels, z = 0.7": Gated(1e-3, block="kronecker", fitted=0.0, z=0.7),
+    "kernels, z = 1": Gated(1e-3, block="kronecker", fitted=0.0),
+    "kernels, z = 1.2": Gated(1e-3, block="kronecker", fitted=0.0, z=1.2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Twins of the study's tasks."""
+
+    rows: tuple[str, ...] = tuple(BASES)
+    """Tasks."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the data, the weights and the batches."""
+    out: Path = Path("results/twin")
+    """Folder of the results."""
+
+
+def measured(base: Training, task: Task, seed: int, law: Any) -> dict[str, list[list[float]]]:
+    """The curves of one contender: with its twin, and with a tenth held out."""
+    settings = dataclasses.replace(base, seed=seed, eval_every=max(base.eval_every, 50))
+    twins = {"run": twin_of(task, seed, law)}
+    run = Run({"run": settings}, {"run": task}, settings, Path(), "", twins=twins)
+    curve = [
+        [row[k] for k in ("step", task.metric, "twin_risk", "twin_risk_error", "loss")]
+        for _, _, rows in together(run, run.start())
+        for row in rows.values()
+    ]
+    fewer, held_out = holding_out(task, seed)
+    chosen = [[row["step"], row[task.metric], row["held_out"]] for _, row in fit(settings, fewer)]
+    return {"twin": curve, "held out": chosen, "examples": [[held_out]]}
+
+
+def holding_out(task: Task, seed: int) -> tuple[Task, int]:
+    """The task with nine tenths of its examples, and the loss on the others among its metrics."""
+    data = task.supervised
+    assert data is not None
+    order = np.random.default_rng([seed, 1]).permutation(len(data.inputs))
+    cut = len(order) // 10
+    kept = Supervised(data.predict, data.loss, data.inputs[order[cut:]], data.targets[order[cut:]])
+    inputs, targets = (jnp.asarray(x[order[:cut]]) for x in (data.inputs, data.targets))
+
+    @jax.jit
+    def evaluate(params: Any) -> dict[str, Any]:
+        losses = jax.vmap(lambda x, y: data.loss(data.predict(params, x), y))(inputs, targets)
+        return task.evaluate(params) | {"held_out": jnp.mean(losses)}
+
+    groups = (kept.group(kept.targets),)
+    return task._replace(groups=groups, evaluate=evaluate, supervised=kept), cut
+
+
+def lines(study: Study) -> Iterator[dict[str, Any]]:
+    """Every result, those of the file first."""
+    for row in study.rows:
+        path = study.out / f"{row}.jsonl"
+        there = (
+            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        )
+        yield from there
+        known = {(r["contender"], r["seed"]) for r in there}
+        for seed in study.seeds:
+            if all((name, seed) in known for name in CONTENDERS):
+                continue
+            task = BASES[row].task.make(seed)
+            law = learned_law(dataclasses.replace(BASES[row], seed=seed), task)
+            for name, optimizer in CONTENDERS.items():
+                if (name, seed) in known:
+                    continue
+                base = dataclasses.replace(BASES[row], optimizer=optimizer)
+                result = {
+                    "row": row,
+                    "contender": name,
+                    "seed": seed,
+                    "higher_is_better": task.higher_is_better,
+                    **measured(base, task, seed, law),
+                }
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+                print(row, name, seed, result["twin"][-1], flush=True)
+                yield result
+
+
+def least(curve: list[list[float]], column: int) -> list[float]:
+    """The point of a curve with the least value in a column."""
+    finite = [point for point in curve if np.isfinite(point[column])]
+    return min(finite or curve[:1], key=lambda point: point[column])
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """The tables of the results."""
+    text = [
+        "# What a twin says about the population risk",
+        "",
+        "`python benchmarks/twin.py`. Medians over seeds; in brackets the number of seeds.",
+        "",
+        "Correlation of the estimate with the test metric along one run (of errors; of accuracies",
+        "its negative), and the metric at the step that each rule chooses.",
+        "",
+        "| row | contender | correlation | oracle | twin | hold-out | last |",
+        "|:--|:--|--:|--:|--:|--:|--:|",
+    ]
+    by_row: dict[str, dict[int, dict[str, dict[str, Any]]]] = {}
+    for r in results:
+        by_row.setdefault(r["row"], {}).setdefault(r["seed"], {})[r["contender"]] = r
+    for row, seeds in by_row.items():
+        for name in CONTENDERS:
+            runs = [of_seed[name] for of_seed in seeds.values() if name in of_seed]
+            if runs:
+                values = zip(*map(_of_run, runs), strict=True)
+                shown = " | ".join(f"{statistics.median(v):.3g}" for v in values)
+                text.append(f"| {row} ({len(runs)}) | {name} | {shown} |")
+    text += [
+        "",
+        "Contender and step chosen together: the test metric of what is chosen.",
+        "",
+        "| row | oracle | twin | hold-out | contender the twin chooses |",
+        "|:--|--:|--:|--:|:--|",
+    ]
+    for row, seeds in by_row.items():
+        whole = [of_seed for of_seed in seeds.values() if len(of_seed) == len(CONTENDERS)]
+        if whole:
+            chosen = [_of_all(of_seed) for of_seed in whole]
+            oracle, twin, held, names = zip(*chosen, strict=True)
+            shown = " | ".join(f"{statistics.median(v):.3g}" for v in (oracle, twin, held))
+            text.append(f"| {row} ({len(whole)}) | {shown} | {'; '.join(names)} |")
+    return "\n".join(text) + "\n"
+
+
+def _sign(result: dict[str, Any]) -> int:
+    return -1 if result["higher_is_better"] else 1
+
+
+def _of_run(result: dict[str, Any]) -> tuple[float, ...]:
+    """Correlation, and the metric of the oracle's, the twin's, the hold-out's and the last step."""
+    curve, sign = result["twin"], _sign(result)
+    points = np.array([p for p in curve if np.isfinite(p[2])])
+    correlation = np.corrcoef(points[:, 2], sign * points[:, 1])[0, 1] if len(points) > 2 else 0.0
+    oracle = min(curve, key=lambda p: sign * p[1])[1]
+    held = least(result["held out"], 2)[1]
+    return float(correlation), oracle, least(curve, 2)[1], held, curve[-1][1]
+
+
+def _of_all(runs: dict[str, dict[str, Any]]) -> tuple[float, float, float, str]:
+    """The metric of what the oracle, the twin and the hold-out choose among all contenders."""
+    sign = _sign(next(iter(runs.values())))
+    oracle = min((p for r in runs.values() for p in r["twin"]), key=lambda p: sign * p[1])[1]
+    name, twin = min(((n, least(r["twin"], 2)) for n, r in runs.items()), key=lambda c: c[1][2])
+    held = min((least(r["held out"], 2) for r in runs.values()), key=lambda p: p[2])
+    return oracle, twin[1], held[1], name
+
+
+def main(study: Study) -> None:
+    """Measure, and write the page."""
+    results = []
+    for result in lines(study):
+        results.append(result)
+        study.out.mkdir(parents=True, exist_ok=True)
+        (study.out / "README.md").write_text(page(results))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Study))
