@@ -65,8 +65,8 @@ class Study:
     """Learning rate of Adam."""
     batch_size: int = 25
     """Number of examples in a batch."""
-    steps: tuple[int, ...] = (100, 400)
-    """Numbers of steps; after the first one labels are learned, by the last one by heart."""
+    steps: tuple[int, ...] = (100,)
+    """Numbers of steps after which one looks back."""
     out: Path = Path("results/theory")
     """Folder of the results."""
 

@@ -111,8 +111,9 @@ def monitored(
     data set, whose variance is :math:`b/n` of that of a batch mean. All gradients that the
     momentum holds then enter the correction with the share :math:`b/n`, and this batch with the
     rest. Without momentum and with batches drawn anew this is the paper's :math:`b/(n-b)` to first
-    order. It does not know what earlier passes over the data have done to the parameters
-    (the page on the theory says how far it can be trusted).
+    order. It does not know what earlier passes over the data have done to the parameters, nor that
+    a second moment shares the chance part too. It then overstates the gap, several times over in
+    runs of many passes (the page on the theory has numbers).
 
     It costs the memory of one update, and two further updates of ``tx`` at every step, or four
     where the data set is finite.
