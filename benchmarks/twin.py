@@ -5,7 +5,8 @@
 Each contender is trained three times for each seed: as it is, as its own twin, and on nine tenths
 of the examples, with the last tenth held out, whose targets are as noisy as the others. A step and
 a contender are then chosen by the twin, by the hold-out, and by an oracle that sees the test data.
-Runs that have been measured are not measured again. Writes ``results/twin``.
+Runs that have been measured are not measured again. Writes ``results/twin``, and the picture
+``docs/_static/twin.png`` of the two tables where both are measured.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
 from snrgate.lab.study.rows import ROWS
 from snrgate.lab.tasks.table import Table
@@ -43,6 +45,9 @@ CONTENDERS: dict[str, AdamW] = {
     "kernels, z = 1": Gated(1e-3, block="kronecker", fitted=0.0),
     "kernels, z = 1.2": Gated(1e-3, block="kronecker", fitted=0.0, z=1.2),
 }
+
+PICTURED = {"table": 1.2, "concrete": 0.4}
+"""Rows of the picture, and the largest error that it shows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +127,26 @@ def lines(study: Study) -> Iterator[dict[str, Any]]:
                 yield result
 
 
+def picture(results: list[dict[str, Any]]) -> Figure:
+    """Training loss, estimated risk and test error on the tables, of the first seed."""
+    shown = {(r["row"], r["contender"]): r["twin"] for r in results if r["seed"] == 0}
+    names = ("AdamW", "kernels, z = 1")
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    for row, pair in zip(PICTURED, figure.subplots(2, 2, sharey="row"), strict=True):
+        for axes, name in zip(pair, names, strict=True):
+            steps, test, risk, error, loss = np.array(shown[row, name]).T
+            axes.plot(steps, loss, ":", color="#4a4a4a", label="training loss")
+            axes.plot(steps, test, "--", color="#b4532a", label="error on the test data")
+            axes.plot(steps, risk, color="#1f5f8b", label="risk, estimated by the twin")
+            band = {"color": "#1f5f8b", "alpha": 0.2, "linewidth": 0}
+            axes.fill_between(steps, risk - 2 * error, risk + 2 * error, **band)
+            axes.set(xlabel="step", title=f"{row}, {name}", ylim=(0, PICTURED[row]))
+            axes.grid(alpha=0.3)
+        pair[0].set_ylabel("squared error")
+        pair[1].legend(frameon=False)
+    return figure
+
+
 def least(curve: list[list[float]], column: int) -> list[float]:
     """The point of a curve with the least value in a column."""
     finite = [point for point in curve if np.isfinite(point[column])]
@@ -198,6 +223,8 @@ def main(study: Study) -> None:
         results.append(result)
         study.out.mkdir(parents=True, exist_ok=True)
         (study.out / "README.md").write_text(page(results))
+    if PICTURED.keys() <= {r["row"] for r in results}:
+        picture(results).savefig("docs/_static/twin.png", dpi=120)
 
 
 if __name__ == "__main__":
