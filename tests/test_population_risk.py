@@ -93,12 +93,17 @@ def test_one_step_of_descent_is_the_sum_over_pairs():
     assert float(state.batch) == pytest.approx(pairs.mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum"])
+EARLY = {
+    "sgd": optax.sgd(0.004),
+    "momentum": optax.sgd(0.0015, momentum=0.8),
+    "adam": optax.adam(0.004),
+}
+
+
+@pytest.mark.parametrize("name", EARLY)
 def test_the_gap_of_a_data_set_is_right_early(name):
     """400 data sets of 60 examples; the noise of a gradient is still what it was."""
-    tx = theory.monitored(
-        optax.sgd(0.004) if name == "sgd" else optax.sgd(0.0015, momentum=0.8), dataset_size=60
-    )
+    tx = theory.monitored(EARLY[name], dataset_size=60)
 
     @jax.jit
     @jax.vmap

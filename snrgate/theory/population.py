@@ -21,7 +21,7 @@ import optax
 from snrgate.annotations import Array, Float, Int, PyTree, Scalar
 from snrgate.moments.kronecker import SideSums, trace
 from snrgate.moments.statistics import noise_of_mean, pool_like
-from snrgate.theory.running import running_sum, shifted, step_of_sum
+from snrgate.theory.running import running_sum, second_decay, shifted, step_of_sum
 from snrgate.trees import flatten
 
 __all__ = ["MonitorState", "PopulationRisk", "monitored", "population_risk"]
@@ -47,8 +47,8 @@ class MonitorState(NamedTuple):
         squares: sums of squared differences between neighbours, of the changes and of the losses.
         loss: running mean of the losses, not bias-corrected.
         previous: loss of the last batch.
-        decay: decay of the optimizer's momentum, as it was last seen.
-        weight: sum of the weights of all gradients in the momentum.
+        decay: decays of the optimizer's momentum and second moment, as they were last seen.
+        weight: sums of the weights of all gradients in the momentum and in the second moment.
     """
 
     inner_state: optax.OptState
@@ -63,8 +63,8 @@ class MonitorState(NamedTuple):
     squares: Float[Array, "2"]
     loss: Float[Array, ""]
     previous: Float[Array, ""]
-    decay: Float[Array, ""]
-    weight: Float[Array, ""]
+    decay: Float[Array, "2"]
+    weight: Float[Array, "2"]
 
 
 class PopulationRisk(NamedTuple):
@@ -111,9 +111,9 @@ def monitored(
     data set, whose variance is :math:`b/n` of that of a batch mean. All gradients that the
     momentum holds then enter the correction with the share :math:`b/n`, and this batch with the
     rest. Without momentum and with batches drawn anew this is the paper's :math:`b/(n-b)` to first
-    order. It does not know what earlier passes over the data have done to the parameters, nor that
-    a second moment shares the chance part too. It then overstates the gap, several times over in
-    runs of many passes (the page on the theory has numbers).
+    order. It does not know what earlier passes over the data have done to the parameters. It then
+    overstates the gap, several times over in runs of many passes (the page on the theory has
+    numbers).
 
     It costs the memory of one update, and two further updates of ``tx`` at every step, or four
     where the data set is finite.
@@ -167,8 +167,8 @@ def monitored(
             squares=pair,
             loss=zero,
             previous=zero,
-            decay=zero,
-            weight=zero,
+            decay=pair,
+            weight=pair,
         )
 
     def update(
@@ -182,7 +182,10 @@ def monitored(
             )
         assert isinstance(state, MonitorState)
         step, inner_state = inner.update(updates, state.inner_state, params, **extra)
-        decay, share, _ = step_of_sum(state.inner_state, inner_state, updates, state.decay)
+        at = state.inner_state, inner_state, updates
+        first, share, _ = step_of_sum(*at, state.decay[0])
+        second = second_decay(*at, state.decay[1])
+        decay, share = jnp.stack([first, second]), jnp.stack([share, 1 - second])
         own = _left_out(inner, updates, state, params, extra, dataset_size is not None)
         # Where the sums were left out, a negative number stands everywhere.
         measured = jnp.all(jnp.stack([jnp.max(x) >= 0 for x in jax.tree.leaves(sums)]))
@@ -225,21 +228,19 @@ def _left_out(
     # A gradient that is moved is not the mean of the moments, so copies without a record are given.
     copied = extra | {"sum_sq_diff_grads": jax.tree.map(lambda s: 1 * s, sums)}
 
-    def along(weight: Scalar | None) -> Array:
-        """The sum over all numbers, where the momentum moves by a multiple of the gradient."""
+    def along(everywhere: bool) -> Array:
+        """The sum over all numbers, where this gradient moves, or every gradient there has been."""
 
         def moved(sign: int) -> PyTree:
-            at = state.inner_state
-            if weight is not None and running_sum(at) is not None:
-                by = jax.tree.map(lambda a: (sign * weight * a).astype(a.dtype), apart)
-                at = shifted(at, by)
-            nearby = jax.tree.map(lambda g, a: g + sign * a, grads, apart)
-            return inner.update(nearby, at, params, **copied)[0]
+            at, by = state.inner_state, jax.tree.map(lambda a: sign * a, apart)
+            if everywhere and running_sum(at) is not None:
+                at = shifted(at, by, state.weight)
+            return inner.update(optax.tree.add(grads, by), at, params, **copied)[0]
 
         return _inner(apart, optax.tree.sub(moved(1), moved(-1))) / (2 * _APART**2)
 
-    own = along(None)
-    return jnp.stack([own, along(state.weight) if finite else own])
+    own = along(False)
+    return jnp.stack([own, along(True) if finite else own])
 
 
 def _shared_out(grads: PyTree, sums: PyTree, examples: Scalar) -> PyTree:

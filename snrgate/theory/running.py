@@ -11,7 +11,7 @@ from snrgate.annotations import Array, PyTree
 from snrgate.momentum import observed_decay
 from snrgate.transform import SnrGateState
 
-__all__ = ["running_sum", "shifted", "step_of_sum"]
+__all__ = ["running_sum", "second_decay", "shifted", "step_of_sum"]
 
 _NAMES = {optax.ScaleByAdamState: "mu", optax.TraceState: "trace"}
 
@@ -26,15 +26,46 @@ def running_sum(state: Any) -> PyTree | None:
     return None if state is None else getattr(state, _NAMES[type(state)])
 
 
-def shifted(state: Any, by: PyTree) -> Any:
-    """The state with the momentum moved.
+def shifted(state: Any, by: PyTree, weights: Array) -> Any:
+    """The state that an optimizer would have if all its gradients had been larger.
+
+    A second moment that averages longer than the momentum is moved as if its gradients had the
+    mean that the momentum shows.
 
     Args:
-        state: state of an optimizer that keeps one.
-        by: what is added to it.
+        state: state of an optimizer that keeps a momentum.
+        by: what is added to every gradient.
+        weights: the sum of the weights of all gradients in the momentum, and in the second moment.
     """
-    name = _NAMES[type(_keeper(state))]
-    return optax.tree.set(state, **{name: jax.tree.map(jnp.add, running_sum(state), by)})
+    keeper, momentum = _keeper(state), running_sum(state)
+    first, second = weights
+    new = {_NAMES[type(keeper)]: jax.tree.map(lambda m, a: m + first * a, momentum, by)}
+    if isinstance(keeper, optax.ScaleByAdamState):
+
+        def square(v: Array, m: Array, a: Array) -> Array:
+            mean = m / jnp.where(first > 0, first, 1)
+            return jnp.maximum(v - second * jnp.square(mean), 0) + second * jnp.square(mean + a)
+
+        new["nu"] = jax.tree.map(square, keeper.nu, momentum, by)
+    cast = {name: optax.tree.cast_like(x, getattr(keeper, name)) for name, x in new.items()}
+    return optax.tree.set(state, **cast)
+
+
+def second_decay(before: Any, after: Any, grads: PyTree, last: Array) -> Array:
+    """The decay of the second moment of Adam, as a step shows it; 1 where there is none.
+
+    Args:
+        before: state of the optimizer before the step.
+        after: state after it.
+        grads: gradients of the step.
+        last: the decay where this step does not show it.
+    """
+    old, new = _keeper(before), _keeper(after)
+    if not isinstance(old, optax.ScaleByAdamState):
+        return jnp.ones_like(last)
+    squares = jax.tree.map(jnp.square, grads)
+    leaves = [jax.tree.leaves(t) for t in (old.nu, new.nu, squares)]
+    return observed_decay(leaves[0], leaves[1], leaves[2], last).astype(last.dtype)
 
 
 def step_of_sum(before: Any, after: Any, grads: PyTree, last: Array) -> tuple[Array, Array, PyTree]:
