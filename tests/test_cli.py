@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import snrgate
 from snrgate.lab import cli
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.denoise import Denoise
@@ -350,6 +351,11 @@ def test_help(capsys, complaint):
     assert cli.main([]) == cli.main(["--help"]) == 0
     assert "denoise" in capsys.readouterr().out
     assert "there is no command paint" in complaint("paint")
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"snrgate {snrgate.__version__}, jax ")
     with pytest.raises(SystemExit, match="0"):
         cli.main(["denoise", "--help"])
     out = capsys.readouterr().out

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import time
 import tomllib
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from snrgate.lab.training.configs import optimizer_names, task_names, training_c
 from snrgate.lab.training.folder import RunFolder, stored_settings
 from snrgate.lab.training.loop import init, make_stretch
 from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.progress import progress_bar
 from snrgate.lab.training.results import Key, Results
 from snrgate.lab.training.settings import flat
 from snrgate.lab.training.sweep import collect, measure
@@ -170,9 +172,20 @@ def test_train_and_resume_on_the_command_line(tmp_path, capsys):
     assert "error" in capsys.readouterr().out
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [20, 40]
-    assert cli.main(["train", "table/gated", "--out", str(out), "--resume"]) == 0
+    again = ["train", "table/gated", "--out", str(out), "--resume"]
+    assert cli.main(again) == 0
     assert cli.main([*args, "--resume", "--task.width", "9"]) == 2
     assert "task.width is 8 there, not 9" in capsys.readouterr().err
+    # More steps train it further, as one run of so many steps would; fewer are refused.
+    assert cli.main([*again, "--steps", "60"]) == 0
+    longer = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in longer] == [20, 40, 60]
+    whole = dataclasses.replace(training_config("table", "gated"), steps=60, seed=3)
+    whole = dataclasses.replace(whole, task=Table(width=8, depth=1))
+    assert longer[-1]["error"] == pytest.approx(measure(whole)["last"]["error"], rel=1e-5)
+    assert stored_settings(out, whole).steps == 60
+    assert cli.main([*again, "--steps", "40"]) == 2
+    assert "the run has come to step 60" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -219,3 +232,14 @@ def test_compare_on_the_command_line(tmp_path, capsys):
     assert (out / "summary.json").read_bytes() == before
     assert cli.main(args) == 2
     assert "continue it with --resume" in capsys.readouterr().err
+
+
+def test_without_a_terminal_a_line_comes_now_and_then(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with progress_bar(100, 0) as show:
+        for step in range(10, 101, 10):
+            now += 12.0
+            show(step, "loss 1.0")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"step {step} of 100: loss 1.0" for step in (30, 60, 90)]

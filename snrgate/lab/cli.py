@@ -9,12 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import optax
+
+import snrgate
 from snrgate.lab.errors import InputError
 
 __all__ = ["main"]
 
 _USAGE = """\
 usage: snrgate COMMAND [OPTIONS]
+       snrgate --version
 
 commands:
   denoise   learn a photo from its noisy pixels, without a validation set
@@ -28,7 +33,7 @@ commands:
 _PLACE = (
     "{summary} --out FOLDER keeps the run there ({out}); --config FILE takes settings from a TOML "
     "file like those of configs/; --resume goes on with the run in that folder, whose settings "
-    "need not be given again."
+    "need not be given again; a larger --steps trains it further."
 )
 _EXTRA = ("flax", "matplotlib", "orbax.checkpoint", "PIL", "rich", "skimage", "tyro")
 
@@ -193,6 +198,9 @@ def main(args: Sequence[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else list(args)
     if not args or args[0] in ("-h", "--help"):
         print(_USAGE, end="")
+        return 0
+    if args[0] == "--version":
+        print(f"snrgate {snrgate.__version__}, jax {jax.__version__}, optax {optax.__version__}")
         return 0
     command, *rest = args
     if command not in _COMMANDS:

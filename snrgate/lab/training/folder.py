@@ -90,7 +90,7 @@ class RunFolder:
         Args:
             settings: frozen dataclass.
             fingerprint: a checksum of the data.
-            free: settings that may differ from those of the run.
+            free: settings that may differ from those of the run. The folder has them from now on.
 
         Raises:
             InputError: there is no run, or it has other settings, or another version of this
@@ -119,6 +119,8 @@ class RunFolder:
                 f"the data has changed since the run in {self.path} began; "
                 "start another run with another --out"
             )
+        if (now := flat(settings)) != kept["settings"]:
+            self.write_json(_SETTINGS, kept | {"settings": now})
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Add rows to the metrics, each as a line of JSON."""

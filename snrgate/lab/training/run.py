@@ -98,8 +98,9 @@ def run(
         what: the trainings and their folder.
         finish: function that is called after the training. It writes the results, and returns
             the text to print.
-        resume: whether to continue the run in that folder. The numbers are the same as those of
-            an uninterrupted run, up to rounding on another number of devices.
+        resume: whether to continue the run in that folder, perhaps to a later last step. The
+            numbers are the same as those of an uninterrupted run, up to rounding on another number
+            of devices.
 
     Raises:
         InputError: a setting cannot be used, the folder cannot be written, or a loss is no
@@ -114,7 +115,7 @@ def run(
     try:
         if _leads():
             if resume:
-                folder.reopen(what.settings, _fingerprint(what), free={"devices"})
+                folder.reopen(what.settings, _fingerprint(what), free={"devices", "steps"})
             else:
                 folder.start(what.settings, _fingerprint(what))
         multihost_utils.sync_global_devices("the folder is there")
@@ -141,6 +142,11 @@ def _train(
         # Go on where the last checkpoint was, and drop the metrics after it.
         begun = learners = checkpoints.restore(first)
         before = max(int(learner.state.step) for learner in begun.values())
+        if before > shared.steps:
+            raise InputError(
+                f"steps = {shared.steps}, but the run has come to step {before}; give at least "
+                "as many"
+            )
         if _leads():
             folder.truncate(before)
         ended = _ended(what, folder.rows())
