@@ -1,4 +1,4 @@
-"""The command line: ``snrgate denoise``, ``train``, ``compare`` and ``study``."""
+"""The command line: ``snrgate denoise``, ``audit``, ``train``, ``compare`` and ``study``."""
 
 import argparse
 import dataclasses
@@ -23,6 +23,7 @@ usage: snrgate COMMAND [OPTIONS]
 
 commands:
   denoise   learn a photo from its noisy pixels, without a validation set
+  audit     find the wrong labels of a table, or of pictures: snrgate audit data.csv --label COLUMN
   train     one optimizer on one task: snrgate train digits, or digits/adamw
   compare   a task's optimizers side by side: snrgate compare digits
   study     run the study, or what is missing of it: snrgate study --list
@@ -161,6 +162,23 @@ def _parsed(kind: Any, args: Sequence[str], default: Any, command: str, place: _
     )
 
 
+def audit(args: Sequence[str]) -> None:
+    """Rank the given labels of a data set, the most suspicious first.
+
+    Args:
+        args: the command line after ``audit``.
+
+    Raises:
+        InputError: an argument or the data cannot be used.
+    """
+    import tyro
+
+    from snrgate.lab.commands.audit import Audit
+    from snrgate.lab.commands.audit import audit as run
+
+    run(tyro.cli(Audit, args=list(args), prog="snrgate audit"))
+
+
 def study(args: Sequence[str]) -> None:
     """Run the study, or what is missing of it.
 
@@ -179,6 +197,7 @@ def study(args: Sequence[str]) -> None:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "denoise": denoise,
+    "audit": audit,
     "train": train,
     "compare": compare,
     "study": study,
