@@ -10,13 +10,13 @@ are not measured again.
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tyro
 from cleanlab.rank import get_label_quality_scores
+from missing import measure_missing
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from sklearn.neural_network import MLPClassifier
@@ -160,26 +160,21 @@ known, so all of them are planted.
 
 def main(settings: Labels) -> None:
     """Measure what is missing, and write the page."""
-    results, begin = Results(settings.out / "runs.jsonl"), time.monotonic()
     wanted = [
-        (name, share, method, seed)
+        Key(f"{name}/{share}", method, seed)
         for seed in range(settings.seeds)
         for name, shares in ROWS.items()
         for share in shares
         for method in METHODS
     ]
-    for name, share, method, seed in wanted:
-        key = Key(f"{name}/{share}", method, seed)
-        if key in results.read():
-            continue
-        if time.monotonic() - begin > 60 * settings.minutes:
-            break
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # networks that do not converge, and say so
-            result = measure(name, share, method, seed)
-        results.update({key: result})
-        print(*key, result, flush=True)
-    (settings.out / "README.md").write_text(page(results.read()))
+
+    def one(key: Key) -> dict[str, float]:
+        name, share = key.part.rsplit("/", 1)
+        return measure(name, float(share), key.name, key.seed)
+
+    results = Results(settings.out / "runs.jsonl")
+    found = measure_missing(results, wanted, one, settings.minutes)
+    (settings.out / "README.md").write_text(page(found))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ there are not measured again.
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import tyro
+from missing import measure_missing
 from sklearn import datasets as of_sklearn
 from sklearn.compose import (
     TransformedTargetRegressor,
@@ -306,10 +306,10 @@ answers for classes, otherwise the mean square over the variance of the target. 
 {missing}"""
 
 
-def wanted(splits: int) -> list[tuple[str, str, str, int]]:
-    """All runs: table, condition, method and seed, the noisy ones first."""
+def wanted(splits: int) -> list[Key]:
+    """The keys of all runs, those of the noisy tables first."""
     return [
-        (name, condition, method, seed)
+        Key(f"{name}/{condition}", method, seed)
         for seed in range(splits)
         for condition in CONDITIONS
         for name, table in TABLES.items()
@@ -319,19 +319,14 @@ def wanted(splits: int) -> list[tuple[str, str, str, int]]:
 
 def main(settings: Tables) -> None:
     """Measure what is missing, and write the page."""
-    results, begin = Results(settings.out / "runs.jsonl"), time.monotonic()
-    for name, condition, method, seed in wanted(settings.splits):
-        key = Key(f"{name}/{condition}", method, seed)
-        if key in results.read():
-            continue
-        if time.monotonic() - begin > 60 * settings.minutes:
-            break
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # searches that do not converge, and say so
-            result = measure(name, condition, method, seed)
-        results.update({key: result})
-        print(*key, result, flush=True)
-    (settings.out / "README.md").write_text(page(results.read()))
+
+    def one(key: Key) -> dict[str, float]:
+        name, condition = key.part.split("/")
+        return measure(name, condition, key.name, key.seed)
+
+    results = Results(settings.out / "runs.jsonl")
+    found = measure_missing(results, wanted(settings.splits), one, settings.minutes)
+    (settings.out / "README.md").write_text(page(found))
 
 
 if __name__ == "__main__":

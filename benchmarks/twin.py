@@ -10,9 +10,8 @@ Runs that have been measured are not measured again. Writes ``results/twin``, an
 """
 
 import dataclasses
-import json
+import functools
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from missing import measure_missing
 
 from snrgate.lab.study.rows import ROWS
 from snrgate.lab.tasks.table import Table
 from snrgate.lab.tasks.task import Supervised, Task
 from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.results import Key, Result, Results
 from snrgate.lab.training.run import Run, together
 from snrgate.lab.training.train import Training, fit
 from snrgate.lab.training.twin import learned_law, twin_of
@@ -62,22 +63,30 @@ class Study:
     """Folder of the results."""
 
 
-def measured(base: Training, task: Task, seed: int, law: Any) -> dict[str, list[list[float]]]:
+def measured(key: Key) -> Result:
     """The curves of one contender: with its twin, and with a tenth held out."""
-    settings = dataclasses.replace(base, seed=seed, eval_every=max(base.eval_every, 50))
-    twins = {"run": twin_of(task, seed, law)}
+    task = BASES[key.part].task.make(key.seed)
+    base = dataclasses.replace(BASES[key.part], optimizer=CONTENDERS[key.name], seed=key.seed)
+    settings = dataclasses.replace(base, eval_every=max(base.eval_every, 50))
+    twins = {"run": twin_of(task, key.seed, law(key.part, key.seed))}
     run = Run({"run": settings}, {"run": task}, settings, Path(), "", twins=twins)
     curve = [
         [row[k] for k in ("step", task.metric, "twin_risk", "twin_risk_error", "loss")]
         for _, _, rows in together(run, run.start())
         for row in rows.values()
     ]
-    fewer, held_out = holding_out(task, seed)
-    chosen = [[row["step"], row[task.metric], row["held_out"]] for _, row in fit(settings, fewer)]
-    return {"twin": curve, "held out": chosen, "examples": [[held_out]]}
+    fewer = fit(settings, holding_out(task, key.seed))
+    chosen = [[row["step"], row[task.metric], row["held_out"]] for _, row in fewer]
+    return {"higher_is_better": task.higher_is_better, "twin": curve, "held out": chosen}
 
 
-def holding_out(task: Task, seed: int) -> tuple[Task, int]:
+@functools.cache
+def law(row: str, seed: int) -> Any:
+    """The law of the labels, the same for all contenders."""
+    return learned_law(dataclasses.replace(BASES[row], seed=seed), BASES[row].task.make(seed))
+
+
+def holding_out(task: Task, seed: int) -> Task:
     """The task with nine tenths of its examples, and the loss on the others among its metrics."""
     data = task.supervised
     assert data is not None
@@ -92,49 +101,16 @@ def holding_out(task: Task, seed: int) -> tuple[Task, int]:
         return task.evaluate(params) | {"held_out": jnp.mean(losses)}
 
     groups = (kept.group(kept.targets),)
-    return task._replace(groups=groups, evaluate=evaluate, supervised=kept), cut
+    return task._replace(groups=groups, evaluate=evaluate, supervised=kept)
 
 
-def lines(study: Study) -> Iterator[dict[str, Any]]:
-    """Every result, those of the file first."""
-    for row in study.rows:
-        path = study.out / f"{row}.jsonl"
-        there = (
-            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        )
-        yield from there
-        known = {(r["contender"], r["seed"]) for r in there}
-        for seed in study.seeds:
-            if all((name, seed) in known for name in CONTENDERS):
-                continue
-            task = BASES[row].task.make(seed)
-            law = learned_law(dataclasses.replace(BASES[row], seed=seed), task)
-            for name, optimizer in CONTENDERS.items():
-                if (name, seed) in known:
-                    continue
-                base = dataclasses.replace(BASES[row], optimizer=optimizer)
-                result = {
-                    "row": row,
-                    "contender": name,
-                    "seed": seed,
-                    "higher_is_better": task.higher_is_better,
-                    **measured(base, task, seed, law),
-                }
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
-                print(row, name, seed, result["twin"][-1], flush=True)
-                yield result
-
-
-def picture(results: list[dict[str, Any]]) -> Figure:
+def picture(found: dict[Key, Result]) -> Figure:
     """Training loss, estimated risk and test error on the tables, of the first seed."""
-    shown = {(r["row"], r["contender"]): r["twin"] for r in results if r["seed"] == 0}
     names = ("AdamW", "kernels, z = 1")
     figure = Figure(figsize=(8, 6), layout="constrained")
     for row, pair in zip(PICTURED, figure.subplots(2, 2, sharey="row"), strict=True):
         for axes, name in zip(pair, names, strict=True):
-            steps, test, risk, error, loss = np.array(shown[row, name]).T
+            steps, test, risk, error, loss = np.array(found[Key(row, name, 0)]["twin"]).T
             axes.plot(steps, loss, ":", color="#4a4a4a", label="training loss")
             axes.plot(steps, test, "--", color="#b4532a", label="error on the test data")
             axes.plot(steps, risk, color="#1f5f8b", label="risk, estimated by the twin")
@@ -153,7 +129,7 @@ def least(curve: list[list[float]], column: int) -> list[float]:
     return min(finite or curve[:1], key=lambda point: point[column])
 
 
-def page(results: list[dict[str, Any]]) -> str:
+def page(found: dict[Key, Result]) -> str:
     """The tables of the results."""
     text = [
         "# What a twin says about the population risk",
@@ -166,9 +142,9 @@ def page(results: list[dict[str, Any]]) -> str:
         "| row | contender | correlation | oracle | twin | hold-out | last |",
         "|:--|:--|--:|--:|--:|--:|--:|",
     ]
-    by_row: dict[str, dict[int, dict[str, dict[str, Any]]]] = {}
-    for r in results:
-        by_row.setdefault(r["row"], {}).setdefault(r["seed"], {})[r["contender"]] = r
+    by_row: dict[str, dict[int, dict[str, Result]]] = {}
+    for key in sorted(found, key=lambda k: (list(BASES).index(k.part), k.seed)):
+        by_row.setdefault(key.part, {}).setdefault(key.seed, {})[key.name] = found[key]
     for row, seeds in by_row.items():
         for name in CONTENDERS:
             runs = [of_seed[name] for of_seed in seeds.values() if name in of_seed]
@@ -193,11 +169,11 @@ def page(results: list[dict[str, Any]]) -> str:
     return "\n".join(text) + "\n"
 
 
-def _sign(result: dict[str, Any]) -> int:
+def _sign(result: Result) -> int:
     return -1 if result["higher_is_better"] else 1
 
 
-def _of_run(result: dict[str, Any]) -> tuple[float, ...]:
+def _of_run(result: Result) -> tuple[float, ...]:
     """Correlation, and the metric of the oracle's, the twin's, the hold-out's and the last step."""
     curve, sign = result["twin"], _sign(result)
     points = np.array([p for p in curve if np.isfinite(p[2])])
@@ -207,7 +183,7 @@ def _of_run(result: dict[str, Any]) -> tuple[float, ...]:
     return float(correlation), oracle, least(curve, 2)[1], held, curve[-1][1]
 
 
-def _of_all(runs: dict[str, dict[str, Any]]) -> tuple[float, float, float, str]:
+def _of_all(runs: dict[str, Result]) -> tuple[float, float, float, str]:
     """The metric of what the oracle, the twin and the hold-out choose among all contenders."""
     sign = _sign(next(iter(runs.values())))
     oracle = min((p for r in runs.values() for p in r["twin"]), key=lambda p: sign * p[1])[1]
@@ -217,14 +193,14 @@ def _of_all(runs: dict[str, dict[str, Any]]) -> tuple[float, float, float, str]:
 
 
 def main(study: Study) -> None:
-    """Measure, and write the page."""
-    results = []
-    for result in lines(study):
-        results.append(result)
-        study.out.mkdir(parents=True, exist_ok=True)
-        (study.out / "README.md").write_text(page(results))
-    if PICTURED.keys() <= {r["row"] for r in results}:
-        picture(results).savefig("docs/_static/twin.png", dpi=120)
+    """Measure what is missing, and write the page and the picture."""
+    wanted = [
+        Key(row, name, seed) for row in study.rows for seed in study.seeds for name in CONTENDERS
+    ]
+    found = measure_missing(Results(study.out / "runs.jsonl"), wanted, measured)
+    (study.out / "README.md").write_text(page(found))
+    if all(Key(row, name, 0) in found for row in PICTURED for name in CONTENDERS):
+        picture(found).savefig("docs/_static/twin.png", dpi=120)
 
 
 if __name__ == "__main__":
