@@ -17,11 +17,10 @@ import numpy as np
 import tyro
 from flax import nnx
 from matplotlib.figure import Figure
+from theory_page import keep
 
 from snrgate import theory
 from snrgate.lab.tasks.digits import Digits
-from snrgate.lab.training.figures import to_png
-from snrgate.lab.training.folder import RunFolder
 from snrgate.models.mlp import MLP
 
 
@@ -203,12 +202,7 @@ def main(pictures: Pictures) -> None:
         "time": draw_time(pictures, numbers),
         "walks": draw_walks(pictures, numbers),
     }
-    pictures.out.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder(pictures.out)
-    for name, figure in figures.items():
-        folder.write(f"{name}.png", to_png(figure))
-    folder.write_json("closed.json", numbers)
-    print(numbers)
+    keep(pictures.out, "closed.json", numbers, figures)
 
 
 if __name__ == "__main__":

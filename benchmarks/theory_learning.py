@@ -19,10 +19,9 @@ import optax
 import tyro
 from flax import nnx
 from matplotlib.figure import Figure
+from theory_page import keep
 
 from snrgate import theory
-from snrgate.lab.training.figures import to_png
-from snrgate.lab.training.folder import RunFolder
 from snrgate.models.mlp import MLP
 
 
@@ -248,12 +247,7 @@ def main(pictures: Pictures) -> None:
             "coupling": draw_coupling(noisy, numbers),
             "noise": draw_noise(noisy, numbers),
         }
-    pictures.out.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder(pictures.out)
-    for name, figure in figures.items():
-        folder.write(f"{name}.png", to_png(figure))
-    folder.write_json("learning.json", numbers)
-    print(numbers)
+    keep(pictures.out, "learning.json", numbers, figures)
 
 
 if __name__ == "__main__":

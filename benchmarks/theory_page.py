@@ -7,11 +7,14 @@ Reads what ``theory_learning.py`` and ``theory_closed.py`` have left in ``result
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tyro
+from matplotlib.figure import Figure
 
+from snrgate.lab.training.figures import to_png
 from snrgate.lab.training.folder import RunFolder
 
 
@@ -31,6 +34,16 @@ PAPER = {
     ("noise", "step 40", "whitened, largest over the one beyond the rank"): "six orders",
 }
 """Numbers that the paper reports, by the place of ours."""
+
+
+def keep(out: Path, name: str, numbers: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
+    """Write numbers and figures, from which the page is made, into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(out)
+    for figure_name, figure in figures.items():
+        folder.write(f"{figure_name}.png", to_png(figure))
+    folder.write_json(name, numbers)
+    print(numbers)
 
 
 def lines_of(numbers: Any, at: tuple[str, ...] = ()) -> list[str]:

@@ -20,6 +20,7 @@ __all__ = [
     "advance",
     "average",
     "finite_gradients",
+    "is_measured",
     "measure",
     "settle",
 ]
@@ -148,7 +149,7 @@ def measure(
     ]
     finite = jnp.array(list(map(_all_finite, signal, noise)), bool)
     if given.sums is not None:
-        finite &= jnp.array([_measured(sums) for sums in given.sums], bool)
+        finite &= jnp.array([is_measured(sums) for sums in given.sums], bool)
     return signal, noise, finite
 
 
@@ -224,7 +225,7 @@ def _all_finite(signal: Any, noise: Any) -> Array:
     return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in both))
 
 
-def _measured(sums: Any) -> Array:
+def is_measured(sums: Any) -> Array:
     """Whether there are sums: where they were left out, a negative number stands everywhere."""
     numbers = jax.tree.leaves(sums)[0]
     return jnp.max(numbers) >= 0 if jnp.size(numbers) else jnp.array(True)

@@ -374,12 +374,8 @@ def _checked_law(law: ArrayLike | None, targets: Array, kind: str) -> Float[Arra
             "run that has memorised little"
         )
     p = jnp.asarray(law)
-    shape = p.shape[:-1] if kind == "classes" else p.shape
-    if shape != targets.shape:
-        last = "a last axis of classes more than" if kind == "classes" else "the shape of"
-        raise ValueError(
-            f"law has shape {p.shape}; it must have {last} the targets {targets.shape}"
-        )
+    if misfit := _misfit(p, targets, kind):
+        raise ValueError(f"law has shape {p.shape}; it must have {misfit}")
     if known(p):
         if not bool(jnp.all(p >= 0)) or (kind != "counts" and not bool(jnp.all(p <= 1.0001))):
             raise ValueError(f"law of kind={kind!r} holds numbers that no target can have as law")
@@ -394,11 +390,17 @@ def _checked_law(law: ArrayLike | None, targets: Array, kind: str) -> Float[Arra
 
 
 def _checked_outputs(outputs: Array, twins: Twins, kind: str) -> Float[Array, "..."]:
-    shape = outputs.shape[:-1] if kind == "classes" else outputs.shape
-    if shape != twins.targets.shape:
-        last = "a last axis of classes more than" if kind == "classes" else "the shape of"
+    if misfit := _misfit(outputs, twins.targets, kind):
         raise ValueError(
-            f"outputs have shape {outputs.shape}; they must have {last} the targets "
-            f"{twins.targets.shape}, those of the run first"
+            f"outputs have shape {outputs.shape}; they must have {misfit}, those of the run first"
         )
     return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+
+
+def _misfit(values: Array, targets: Array, kind: str) -> str | None:
+    """The shape that what belongs to the targets must have, where it has another one."""
+    shape = values.shape[:-1] if kind == "classes" else values.shape
+    if shape == targets.shape:
+        return None
+    last = "a last axis of classes more than" if kind == "classes" else "the shape of"
+    return f"{last} the targets {targets.shape}"

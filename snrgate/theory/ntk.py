@@ -70,8 +70,13 @@ def output_count(f: Model, params: PyTree, x: PyTree) -> tuple[int, int]:
     if len(counts) != 1 or not (count := counts.pop()) or count[0] == 0:
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
         raise ValueError(f"inputs need one leading axis of examples; they have the shapes {shapes}")
+    return count[0], math.prod(output_shape(f, params, x))
+
+
+def output_shape(f: Model, params: PyTree, x: PyTree) -> tuple[int, ...]:
+    """The shape of the outputs of one of the examples; nothing is computed."""
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x)
-    return count[0], math.prod(jax.eval_shape(f, params, one).shape)
+    return jax.eval_shape(f, params, one).shape
 
 
 def jacobian(

@@ -1,7 +1,7 @@
 """A model, its loss and its data, as functions of one vector of parameters."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from snrgate.annotations import Array, Float, PyTree
 from snrgate.theory.limits import refuse_beyond
-from snrgate.theory.ntk import Model, flat_model, output_count, parameters
+from snrgate.theory.ntk import Model, flat_model, output_count, output_shape, parameters
 
 __all__ = ["Loss", "Problem", "pose"]
 
@@ -99,8 +99,7 @@ def pose(
         kernel=(8, n * k, n * k),
         test_kernel=(3, n * k, m * k),
     )
-    one: Any = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x)
-    shape = jax.eval_shape(f, params, one).shape
+    shape = output_shape(f, params, x)
     return Problem(
         flat_model(f, params),
         x,
