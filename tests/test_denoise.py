@@ -110,7 +110,7 @@ def test_a_picture_of_one_colour_is_learned():
 
 def test_both_optimizers_see_the_same_gradient():
     task = make_task(TINY, noisy_photo(TINY))
-    batch = jax.tree.map(lambda x: x[:16], task.examples)
+    batch = tuple(x[:16] for x in (task.data.inputs, task.data.targets))
     plain, mean, extra = mean_gradient(task.groups)(task.params, (batch,))
     exact, pooled_mean, moments = exact_moments(task.groups, [None], "unit", 0.9)(
         task.params, (batch,)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import math
 import multiprocessing
@@ -42,10 +43,19 @@ SETTINGS = {
     "checkpoint-every": 10,
 }
 TINY = ["train", "table/gated", *(f"--{name}={value}" for name, value in SETTINGS.items())]
-# Orbax leaves coroutines behind when a file cannot be read.
-damages = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
-)
+
+
+@pytest.fixture
+def leftovers():
+    """Orbax leaves coroutines behind when a file cannot be read; here they end with the test."""
+    yield
+    gc.collect()
+
+
+def damages(test):
+    """A test of files that cannot be read."""
+    ignored = "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
+    return pytest.mark.usefixtures("leftovers")(pytest.mark.filterwarnings(*ignored)(test))
 
 
 def command(args):

@@ -51,9 +51,9 @@ def test_a_config_shows_every_setting_of_its_task():
     for task in task_names():
         settings = training_config(task, "gated").task
         shown = tomllib.loads((CONFIGS / f"{task}.toml").read_text())["task"]
-        assert set(shown) == set(flat(settings))
+        assert set(shown) == {field.name for field in dataclasses.fields(settings)}
     shown = tomllib.loads((CONFIGS / "denoise.toml").read_text())
-    assert set(shown) == set(flat(Denoise()))
+    assert set(shown) == {field.name for field in dataclasses.fields(Denoise)}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
