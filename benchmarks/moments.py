@@ -68,7 +68,7 @@ def _exact(tx: optax.GradientTransformation, loss: Callable[..., Any], **how: An
 
 def _mean_only(tx: optax.GradientTransformation, loss: Callable[..., Any]) -> Step:
     """The factored transform with the second moment left out by the compiler."""
-    grad_fn = snrgate.value_and_moments(loss, method="factored")
+    grad_fn = snrgate.value_and_moments(loss, method="factored", block="parameter")
 
     def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
         updates, state = tx.update(grad_fn(params, batch)[1].mean, state, params)
@@ -118,7 +118,8 @@ def variants(work: Workload, microbatch: int) -> dict[str, tuple[Any, Step]]:
         return jnp.mean(jax.vmap(work.loss, (None, 0))(params, batch))
 
     mean = work.batched_loss or mapped
-    micro = {"method": "vmap", "microbatch_size": microbatch}
+    number = {"block": "parameter"}
+    micro = {"method": "vmap", "microbatch_size": microbatch, **number}
     by_jax_privacy = jax_privacy_moments(work.loss)
     peers = {}
     if by_jax_privacy is not None:
@@ -128,8 +129,8 @@ def variants(work: Workload, microbatch: int) -> dict[str, tuple[Any, Step]]:
         "AdamW, the transform without second moments": (plain, _mean_only(plain, work.loss)),
         "gated, streaming": (streaming, _plain(streaming, mean)),
         "gated, exact a unit": (unit, _exact(unit, work.loss, block="unit")),
-        "gated, exact a parameter": (single, _exact(single, work.loss)),
-        "gated, exact by vmap": (single, _exact(single, work.loss, method="vmap")),
+        "gated, exact a parameter": (single, _exact(single, work.loss, **number)),
+        "gated, exact by vmap": (single, _exact(single, work.loss, method="vmap", **number)),
         "gated, exact by vmap, microbatched": (single, _exact(single, work.loss, **micro)),
         "gated, exact by optax aggregating": _aggregating(work.loss),
         **peers,

@@ -115,7 +115,7 @@ def trainer(study: Study, optimizer: str, features: int, outputs: int, n: int, b
         "gate": lambda: snrgate.adamw(rate, weight_decay=0.0, dataset_size=n),
     }[optimizer]()
     watched = theory.monitored(tx, dataset_size=n)
-    grad_fn = snrgate.value_and_moments(loss_fn)
+    grad_fn = snrgate.value_and_moments(loss_fn, block="parameter")
 
     def mean_loss(params: Any, data: Any) -> jax.Array:
         return jnp.mean(jax.vmap(loss_fn, (None, 0))(params, data))

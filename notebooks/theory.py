@@ -182,7 +182,9 @@ for name in ("coherent", "idiosyncratic"):
 
 # %%
 tx = theory.monitored(optax.adam(3e-3), dataset_size=len(x))
-grad_fn = snrgate.value_and_moments(lambda params, e: loss(f(params, e[0]), e[1]))
+grad_fn = snrgate.value_and_moments(
+    lambda params, e: loss(f(params, e[0]), e[1]), block="parameter"
+)
 data = jnp.asarray(x), jnp.asarray(labels)
 fresh = rng.normal(size=(2000, 4))
 fresh_truth = np.sign(fresh[:, 0] + 0.3)

@@ -21,6 +21,7 @@ from snrgate.block import (
 )
 from snrgate.gate import pool
 from snrgate.kernel import Kernel
+from snrgate.moments.kronecker import SideSums
 from snrgate.moments.statistics import accumulator_dtype
 from snrgate.settings import Rule
 
@@ -60,17 +61,15 @@ class Pooled(NamedTuple):
         """The sums of ``x**2``, in the dtype of the noise ``like``."""
         return pool(jnp.square(x if like is None else x.astype(like.dtype)), self.axes)
 
-    def sums(self, given: Float[Array, "..."]) -> Array:
+    def sums(self, given: Any) -> Array:
         """Sums of given numbers: one for each parameter, or summed by this reading already.
 
         Raises:
-            ValueError: the numbers have another shape.
+            ValueError: the numbers have another shape, or are the sums of both sides.
         """
-        if given.shape in self.shapes:
-            return given
-        if given.shape == self.shape:
-            return pool(given, self.axes)
-        raise ValueError(_refusal(self.path, self.shape, given.shape, self.shapes))
+        if isinstance(given, SideSums) or given.shape not in (*self.shapes, self.shape):
+            raise ValueError(_refusal(self.path, self.shape, given, self.shapes))
+        return given if given.shape in self.shapes else pool(given, self.axes)
 
     def gates(self, signal: Array, noise: Array, rule: Rule) -> Array:
         """The gates, which broadcast against the parameter."""
@@ -137,16 +136,16 @@ class Sided(NamedTuple):
             for kept, n in zip(self.kept, like, strict=True)
         )
 
-    def sums(self, given: Float[Array, "..."]) -> tuple[Array | None, ...]:
+    def sums(self, given: Any) -> tuple[Array | None, ...]:
         """Sums of given numbers: one for each parameter, or the sums of one side.
 
         Raises:
-            ValueError: the numbers are summed over other axes.
+            ValueError: the numbers are summed over other axes, or are the sums of both sides.
         """
+        if isinstance(given, SideSums) or given.shape not in (*self._shapes, self.shape):
+            raise ValueError(_refusal(self.path, self.shape, given, self._shapes))
         if given.shape == self.shape:
             return tuple(pool(given, self._over(kept)) for kept in self.kept)
-        if given.shape not in self._shapes:
-            raise ValueError(_refusal(self.path, self.shape, given.shape, self._shapes))
         found = self._shapes.index(given.shape)
         return tuple(given if i == found else None for i in range(len(self._shapes)))
 
@@ -185,20 +184,20 @@ def read(block: Block, path: str, shape: tuple[int, ...]) -> Reading:
     return Pooled(path, shape, how)
 
 
-def _refusal(
-    path: str, shape: tuple[int, ...], given: tuple[int, ...], blocks: list[tuple[int, ...]]
-) -> str:
+def _refusal(path: str, shape: tuple[int, ...], given: Any, blocks: list[tuple[int, ...]]) -> str:
+    """What to say of statistics that are summed over other blocks than the gate is."""
     wanted = [str(b) for b in dict.fromkeys(blocks) if b != shape]
     pooled = f" or, pooled, {' or '.join(wanted)}" if wanted else ""
-    if given[1:] == shape:
-        hint = "for gradients with a leading example axis use snrgate.from_per_example"
-    elif wanted and len(given) == len(shape):
-        hint = (
-            "give value_and_moments the block= of the gate, or let the moments tell the gate: "
-            "block=jax.eval_shape(grad_fn, params, batch)[1]"
-        )
+    hint = "give value_and_moments and the gate the same block=; both have 'unit' by default"
+    if isinstance(given, SideSums):
+        has = "holds the sums of both sides of a kernel"
     else:
-        hint = "give value_and_moments the block= of the gate"
-    return (
-        f"sum_sq_diff_grads of {path!r} has shape {given}; the gate needs {shape}{pooled} ({hint})"
-    )
+        has = f"has shape {given.shape}"
+        if given.shape[1:] == shape:
+            hint = "for gradients with a leading example axis use snrgate.from_per_example"
+        elif wanted and given.ndim == len(shape):
+            hint += (
+                ", or let the moments tell the gate: "
+                "block=jax.eval_shape(grad_fn, params, batch)[1]"
+            )
+    return f"sum_sq_diff_grads of {path!r} {has}; the gate needs {shape}{pooled} ({hint})"

@@ -46,7 +46,7 @@ def batches(steps=4, b=8):
     return x, y + 0.3 * jax.random.normal(k[1], y.shape)
 
 
-GRAD_FN = snrgate.value_and_moments(loss_fn, method="vmap")
+GRAD_FN = snrgate.value_and_moments(loss_fn, method="vmap", block="parameter")
 BY_SIDES = snrgate.value_and_moments(loss_fn, method="vmap", block="kronecker")
 
 

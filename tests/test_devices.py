@@ -29,7 +29,7 @@ def assert_same(got, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-EXPECTED = snrgate.value_and_moments(loss_fn, method="vmap")(PARAMS, (X, Y))
+EXPECTED = snrgate.value_and_moments(loss_fn, method="vmap", block="parameter")(PARAMS, (X, Y))
 UNEVEN = np.array([1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0], np.float32)
 
 
@@ -38,8 +38,12 @@ UNEVEN = np.array([1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0], np.float32)
 @pytest.mark.parametrize("weights", [None, UNEVEN], ids=["even", "uneven and one empty"])
 def test_shard_map(check_vma, microbatch_size, weights):
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    grad_fn = snrgate.value_and_moments(loss_fn, axis_name="data", microbatch_size=microbatch_size)
-    expected = snrgate.value_and_moments(loss_fn, method="vmap")(PARAMS, (X, Y), weights=weights)
+    grad_fn = snrgate.value_and_moments(
+        loss_fn, axis_name="data", microbatch_size=microbatch_size, block="parameter"
+    )
+    expected = snrgate.value_and_moments(loss_fn, method="vmap", block="parameter")(
+        PARAMS, (X, Y), weights=weights
+    )
     weights = np.ones(16, np.float32) if weights is None else weights
     run = jax.jit(
         jax.shard_map(
@@ -68,7 +72,7 @@ def test_replicated_parameters_are_mis_summed_without_the_cast():
 
 @pytest.mark.filterwarnings("ignore:.*pmap.*:DeprecationWarning")
 def test_pmap():
-    grad_fn = snrgate.value_and_moments(loss_fn, axis_name="data")
+    grad_fn = snrgate.value_and_moments(loss_fn, axis_name="data", block="parameter")
     run = jax.pmap(grad_fn, axis_name="data", in_axes=(None, 0), devices=jax.devices()[:DEVICES])
     shards = jax.tree.map(lambda x: x.reshape(DEVICES, -1, *x.shape[1:]), (X, Y))
     got = run(PARAMS, shards)
@@ -77,7 +81,7 @@ def test_pmap():
 
 
 def test_one_example_a_device():
-    grad_fn = snrgate.value_and_moments(loss_fn, axis_name="data")
+    grad_fn = snrgate.value_and_moments(loss_fn, axis_name="data", block="parameter")
     got = jax.vmap(grad_fn, in_axes=(None, 0), axis_name="data")(
         PARAMS, jax.tree.map(lambda x: x[:, None], (X, Y))
     )
@@ -87,7 +91,9 @@ def test_one_example_a_device():
 def test_jit_with_a_sharded_batch_needs_no_axis_name():
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     batch = jax.device_put((X, Y), jax.NamedSharding(mesh, P("data")))
-    got = jax.jit(functools.partial(snrgate.value_and_moments(loss_fn)))(PARAMS, batch)
+    got = jax.jit(functools.partial(snrgate.value_and_moments(loss_fn, block="parameter")))(
+        PARAMS, batch
+    )
     assert_same(got, EXPECTED)
 
 
@@ -124,7 +130,9 @@ def test_pooled_sums_of_a_sharded_batch_travel_pooled():
 def test_what_one_round_loses_is_bounded_and_moves_no_gate(offset):
     """The merged sums are rounded as the squared mean is, which a gate sets beside them."""
     x = np.random.default_rng(0).normal(offset, 1, (DEVICES, 4, 50)).astype(np.float32)
-    grad_fn = snrgate.value_and_moments(lambda w, g: w @ g, axis_name="data", method="vmap")
+    grad_fn = snrgate.value_and_moments(
+        lambda w, g: w @ g, axis_name="data", method="vmap", block="parameter"
+    )
     w = jnp.zeros(50)
     _, moments = jax.vmap(grad_fn, in_axes=(None, 0), axis_name="data")(w, x)
     moments = jax.tree.map(lambda a: a[0], moments)

@@ -203,7 +203,7 @@ def test_weights_count_examples_and_padding_may_hold_anything(block):
 
 
 def test_no_examples_have_zero_moments():
-    grad_fn = snrgate.value_and_moments(regression, method="factored")
+    grad_fn = snrgate.value_and_moments(regression, method="factored", block="parameter")
     batch = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, jnp.float32), POINTS)
     _, moments = grad_fn(cast(mlp_params(SIZES), jnp.float32), batch, weights=jnp.zeros(BATCH))
     assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(moments))
@@ -221,8 +221,8 @@ def test_auxiliary_output_and_microbatches():
 def test_sixteen_bit_gradients_are_accumulated_in_float32():
     params, batch = mlp_params([2, 64, 3]), draw(5, ((512, 2), (512, 3)))
     args = cast(params, jnp.bfloat16), cast(batch, jnp.bfloat16)
-    _, factored = snrgate.value_and_moments(regression, method="factored")(*args)
-    _, plain = snrgate.value_and_moments(regression, method="vmap")(*args)
+    _, factored = snrgate.value_and_moments(regression, method="factored", block="parameter")(*args)
+    _, plain = snrgate.value_and_moments(regression, method="vmap", block="parameter")(*args)
     for tree in (factored.mean, factored.sum_sq_diff):
         assert {x.dtype for x in jax.tree.leaves(tree)} == {jnp.dtype(jnp.float32)}
     assert_close(factored.sum_sq_diff, plain.sum_sq_diff, 2e-2)
@@ -371,9 +371,11 @@ def test_a_loss_that_looks_at_other_examples_is_refused():
         return (params["w"] * (example - jax.lax.pmean(example, "data"))) ** 2
 
     params, batch = {"w": jnp.ones(())}, jnp.arange(4.0)
-    grad_fn = snrgate.value_and_moments(loss, method="factored", axis_name="data")
+    grad_fn = snrgate.value_and_moments(
+        loss, method="factored", axis_name="data", block="parameter"
+    )
     with pytest.raises(ValueError, match="looks at other examples"):
-        snrgate.value_and_moments(loss, method="factored")(params, batch)
+        snrgate.value_and_moments(loss, method="factored", block="parameter")(params, batch)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.shard_map(
         lambda p, b: grad_fn(p, b),
@@ -393,12 +395,14 @@ def test_nearly_equal_gradients_lose_precision_but_stay_positive():
         return jnp.sum(example @ params["w"])
 
     params, batch = {"w": jnp.ones((5, 3), jnp.float32)}, jnp.asarray(x, jnp.float32)
-    _, moments = snrgate.value_and_moments(loss, method="factored")(params, batch)
+    _, moments = snrgate.value_and_moments(loss, method="factored", block="parameter")(
+        params, batch
+    )
     variance = np.asarray(moments.sum_sq_diff["w"])[:, 0] / len(x)
     # The squared mean is 1e6 variances, the squares are precise to about 1e-7.
     np.testing.assert_allclose(variance, np.asarray(batch).var(axis=0), atol=1e-6)
     same = jnp.broadcast_to(batch[:1], batch.shape)
-    _, moments = snrgate.value_and_moments(loss, method="factored")(params, same)
+    _, moments = snrgate.value_and_moments(loss, method="factored", block="parameter")(params, same)
     assert np.all(np.asarray(moments.sum_sq_diff["w"]) >= 0)
 
 
@@ -409,7 +413,7 @@ def test_a_jitted_step_traces_the_loss_once_and_not_again():
         traced.append(1)
         return regression(params, example)
 
-    grad_fn = jax.jit(snrgate.value_and_moments(loss, method="factored"))
+    grad_fn = jax.jit(snrgate.value_and_moments(loss, method="factored", block="parameter"))
     args = cast(mlp_params(SIZES), jnp.float32), cast(POINTS, jnp.float32)
     for _ in range(3):
         grad_fn(*args)

@@ -70,7 +70,7 @@ def test_pmap(block):
 def test_a_mesh_with_explicit_axes(rule):
     # JAX itself refuses to look up rows by indices that are spread over an explicit axis.
     dense = functools.partial(loss_fn, rows=lambda table, ids: jax.nn.one_hot(ids, 7) @ table)
-    grad_fn = jax.jit(snrgate.value_and_moments(dense, method="factored"))
+    grad_fn = jax.jit(snrgate.value_and_moments(dense, method="factored", block="parameter"))
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
         batch = jax.device_put(EXAMPLES, P("data"))
@@ -79,7 +79,9 @@ def test_a_mesh_with_explicit_axes(rule):
 
 
 def test_shard_map(rule):
-    grad_fn = snrgate.value_and_moments(loss_fn, method="factored", axis_name="data")
+    grad_fn = snrgate.value_and_moments(
+        loss_fn, method="factored", axis_name="data", block="parameter"
+    )
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
     run = jax.shard_map(grad_fn, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
     assert_same(jax.jit(run)(PARAMS, EXAMPLES), expected("parameter"))

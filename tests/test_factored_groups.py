@@ -69,7 +69,7 @@ def test_a_kernel_used_twice_scaled_and_stacked_in_a_loop():
 def test_no_example_is_a_group_of_a_convolution():
     batch = jnp.ones((BATCH, 6, 5, 4))
     params = jax.tree.map(jnp.asarray, draw_kernels())
-    lowered = jax.jit(snrgate.value_and_moments(loss)).lower(params, batch)
+    lowered = jax.jit(snrgate.value_and_moments(loss, block="parameter")).lower(params, batch)
     groups = re.findall(r"(?:feature|batch)_group_count = (\d+)", lowered.as_text())
     assert groups
     assert max(map(int, groups)) <= 4  # the groups of the kernels

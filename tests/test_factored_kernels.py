@@ -84,7 +84,7 @@ def test_parameters_of_a_kernel(uses, block):
 
 def test_they_are_products_not_gradients():
     params = draw(3, {name: shapes for name, (shapes, _) in ALL.items()})
-    table = snrgate.explain_moments(loss_of(ALL), params, np.ones(M))
+    table = snrgate.explain_moments(loss_of(ALL), params, np.ones(M), block="parameter")
     assert "whole" not in table, table
 
 
@@ -97,7 +97,7 @@ def test_a_constraint_on_where_a_kernel_lies_is_walked_through():
 
     kernel, batch = draw(5, (M, N)), draw(4, (BATCH, M))
     check(loss, kernel, batch)
-    table = snrgate.explain_moments(loss, kernel, batch[0])
+    table = snrgate.explain_moments(loss, kernel, batch[0], block="parameter")
     assert "single" in table, table
 
 
@@ -108,7 +108,7 @@ def test_a_parameter_with_nothing_in_it_changes_nothing_for_the_others():
     params, batch = draw(5, {"w": (M, N), "nothing": (0, N)}), draw(4, (BATCH, M))
     for block in ("parameter", "unit"):
         check(loss, params, batch, block)
-    table = snrgate.explain_moments(loss, params, batch[0])
+    table = snrgate.explain_moments(loss, params, batch[0], block="parameter")
     assert "whole" not in table, table
     wide = {"w": jnp.ones((64, 64)), "nothing": jnp.ones((0, 64))}
     _, memory = ratios(loss, wide, jnp.ones((256, 64)), "parameter")

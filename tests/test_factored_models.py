@@ -242,7 +242,7 @@ def test_models(model, block):
 def rules_of(model):
     loss, params, batch = MODELS[model]()
     example = jax.tree.map(lambda x: x[0], batch)
-    lines = snrgate.explain_moments(loss, params, example).splitlines()[1:]
+    lines = snrgate.explain_moments(loss, params, example, block="parameter").splitlines()[1:]
     return {line.split()[0]: line.split("  ")[0:] for line in lines}, "\n".join(lines)
 
 

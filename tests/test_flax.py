@@ -80,7 +80,9 @@ def test_nnx_and_linen_moments_agree_with_plain_gradients():
         x, y = example
         return jnp.mean((nnx.merge(graph, params)(x) - y) ** 2)
 
-    _, moments = snrgate.value_and_moments(loss_fn, method="vmap")(params, (X, Y))
+    _, moments = snrgate.value_and_moments(loss_fn, method="vmap", block="parameter")(
+        params, (X, Y)
+    )
     mean_loss = lambda p: jnp.mean(jax.vmap(lambda e: loss_fn(p, e))((X, Y)))  # noqa: E731
     for got, expected in zip(
         jax.tree.leaves(moments.mean), jax.tree.leaves(jax.grad(mean_loss)(params)), strict=True

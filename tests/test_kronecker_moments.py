@@ -401,7 +401,7 @@ def test_one_dense_layer_costs_the_products_of_its_sides_and_nothing_if_not_meas
 @pytest.mark.parametrize("measure", [1, None, np.ones(2, bool), "no"])
 def test_measure_is_one_boolean(measure):
     with pytest.raises(TypeError, match="give one boolean"):
-        snrgate.value_and_moments(small_loss)(SMALL, (X, Y), measure=measure)
+        snrgate.value_and_moments(small_loss, block="parameter")(SMALL, (X, Y), measure=measure)
 
 
 def test_devices_merge_in_one_reduction():

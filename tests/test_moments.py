@@ -57,7 +57,7 @@ def assert_moments(got, mean, ssd, rtol=1e-5):
 @pytest.mark.parametrize("microbatch_size", [None, 1, 3, 5, 10, 99])
 def test_moments_equal_brute_force_at_any_microbatch(microbatch_size):
     params, batch = problem()
-    grad_fn = snrgate.value_and_moments(loss_fn, microbatch_size=microbatch_size)
+    grad_fn = snrgate.value_and_moments(loss_fn, microbatch_size=microbatch_size, block="parameter")
     loss, got = jax.jit(grad_fn)(params, batch)
     assert_moments(got, *brute_force(params, batch))
     assert got.sample_size == 10
@@ -70,9 +70,9 @@ def test_padding_may_hold_anything(microbatch_size):
     params, batch = problem()
     padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.full_like(x[:3], jnp.nan)]), batch)
     weights = jnp.array([1.0] * 10 + [0.0] * 3)
-    grad_fn = snrgate.value_and_moments(loss_fn, microbatch_size=microbatch_size)
+    grad_fn = snrgate.value_and_moments(loss_fn, microbatch_size=microbatch_size, block="parameter")
     loss, got = grad_fn(params, padded, weights=weights)
-    expected_loss, expected = snrgate.value_and_moments(loss_fn)(params, batch)
+    expected_loss, expected = snrgate.value_and_moments(loss_fn, block="parameter")(params, batch)
     assert_moments(got, expected.mean, expected.sum_sq_diff)
     assert got.sample_size == 10
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
@@ -82,7 +82,7 @@ def test_padding_may_hold_anything(microbatch_size):
 def test_a_weight_is_a_number_of_repetitions(microbatch_size):
     params, batch = problem()
     weights = np.array([0, 1, 2, 3, 0, 1, 1, 5, 1, 2])
-    grad_fn = snrgate.value_and_moments(loss_fn, microbatch_size=microbatch_size)
+    grad_fn = snrgate.value_and_moments(loss_fn, microbatch_size=microbatch_size, block="parameter")
     _, got = grad_fn(params, batch, weights=jnp.asarray(weights))
     assert_moments(got, *brute_force(params, batch, weights))
     assert got.sample_size == weights.sum()
@@ -90,7 +90,9 @@ def test_a_weight_is_a_number_of_repetitions(microbatch_size):
 
 def test_a_batch_of_padding_only_has_no_moments():
     params, batch = problem()
-    loss, got = snrgate.value_and_moments(loss_fn)(params, batch, weights=jnp.zeros(10))
+    loss, got = snrgate.value_and_moments(loss_fn, block="parameter")(
+        params, batch, weights=jnp.zeros(10)
+    )
     assert loss == 0
     assert got.sample_size == 0
     assert all(not jnp.any(x) for x in jax.tree.leaves((got.mean, got.sum_sq_diff, got.noise)))
@@ -106,7 +108,7 @@ def test_a_batch_of_padding_only_has_no_moments():
 )
 def test_pooled_sums_are_sums_over_the_block(block, axes):
     params, batch = problem()
-    _, full = snrgate.value_and_moments(loss_fn)(params, batch)
+    _, full = snrgate.value_and_moments(loss_fn, block="parameter")(params, batch)
     _, pooled = snrgate.value_and_moments(loss_fn, block=block, microbatch_size=3)(params, batch)
     for name, over in axes.items():
         expected = np.sum(full.sum_sq_diff[name], axis=over, keepdims=True)
@@ -121,7 +123,9 @@ def test_auxiliary_output_keeps_its_example_axis_and_order():
         return loss_fn(params, example), {"first": example["x"][0]}
 
     for microbatch_size in (None, 3):
-        grad_fn = snrgate.value_and_moments(with_aux, has_aux=True, microbatch_size=microbatch_size)
+        grad_fn = snrgate.value_and_moments(
+            with_aux, has_aux=True, microbatch_size=microbatch_size, block="parameter"
+        )
         (_, aux), got = grad_fn(params, batch)
         np.testing.assert_array_equal(aux["first"], batch["x"][:, 0])
         assert_moments(got, *brute_force(params, batch))
@@ -141,7 +145,9 @@ def test_random_keys_are_part_of_the_example():
         for i in range(10)
     ]
     for microbatch_size in (None, 4):
-        grad_fn = snrgate.value_and_moments(dropout, microbatch_size=microbatch_size)
+        grad_fn = snrgate.value_and_moments(
+            dropout, microbatch_size=microbatch_size, block="parameter"
+        )
         _, got = grad_fn(params, (batch, keys))
         stacked = np.stack([g["kernel"] for g in expected])
         np.testing.assert_allclose(got.mean["kernel"], stacked.mean(0), rtol=1e-4, atol=1e-5)
@@ -161,7 +167,7 @@ def test_moments_of_16_bit_gradients_are_float32(dtype):
     np.testing.assert_allclose(got.sum_sq_diff, 4096 * exact.var(0), rtol=1e-4)
 
     params, batch = problem(dtype=dtype)
-    _, got = snrgate.value_and_moments(loss_fn, microbatch_size=3)(params, batch)
+    _, got = snrgate.value_and_moments(loss_fn, microbatch_size=3, block="parameter")(params, batch)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(got))
 
 
@@ -170,7 +176,9 @@ def test_memory_is_bounded_by_the_microbatch():
     batch = {"x": jnp.ones((256, 64)), "y": jnp.ones((256, 64))}
 
     def temp_bytes(microbatch_size):
-        grad_fn = snrgate.value_and_moments(loss_fn, method="vmap", microbatch_size=microbatch_size)
+        grad_fn = snrgate.value_and_moments(
+            loss_fn, method="vmap", microbatch_size=microbatch_size, block="parameter"
+        )
         compiled = jax.jit(grad_fn).lower(params, batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -250,7 +258,9 @@ def test_one_example_counts_as_noise_entirely():
 def test_moments_in_float64_are_float64():
     with jax.enable_x64(True):
         params, batch = problem(dtype=jnp.float64)
-        _, got = snrgate.value_and_moments(loss_fn, microbatch_size=3)(params, batch)
+        _, got = snrgate.value_and_moments(loss_fn, microbatch_size=3, block="parameter")(
+            params, batch
+        )
         assert got.mean["kernel"].dtype == jnp.float64
         mean, ssd = brute_force(params, batch)
         np.testing.assert_allclose(got.sum_sq_diff["kernel"], ssd["kernel"], rtol=1e-12)
@@ -277,7 +287,7 @@ def test_unknown_settings_are_refused(settings, message):
 
 def test_bad_batches_are_refused_by_name():
     params, batch = problem()
-    grad_fn = snrgate.value_and_moments(loss_fn)
+    grad_fn = snrgate.value_and_moments(loss_fn, block="parameter")
     with pytest.raises(ValueError, match="'y': 9"):
         grad_fn(params, {**batch, "y": batch["y"][:9]})
     with pytest.raises(ValueError, match="batch leaf 'y' is a scalar"):
@@ -295,16 +305,18 @@ def test_bad_batches_are_refused_by_name():
 def test_bad_losses_are_refused():
     params, batch = problem()
     with pytest.raises(ValueError, match=r"must be a scalar, not \(3,\)"):
-        snrgate.value_and_moments(lambda p, e: p["bias"] * e["y"])(params, batch)
+        snrgate.value_and_moments(lambda p, e: p["bias"] * e["y"], block="parameter")(params, batch)
     with pytest.raises(ValueError, match="has_aux=True if it returns"):
-        snrgate.value_and_moments(lambda p, e: (loss_fn(p, e), 1.0))(params, batch)
+        snrgate.value_and_moments(lambda p, e: (loss_fn(p, e), 1.0), block="parameter")(
+            params, batch
+        )
     with pytest.raises(ValueError, match=r"must return \(loss, aux\)"):
-        snrgate.value_and_moments(loss_fn, has_aux=True)(params, batch)
+        snrgate.value_and_moments(loss_fn, has_aux=True, block="parameter")(params, batch)
 
 
 def test_bad_parameters_and_weights_are_refused():
     params, batch = problem()
-    grad_fn = snrgate.value_and_moments(loss_fn)
+    grad_fn = snrgate.value_and_moments(loss_fn, block="parameter")
     with pytest.raises(TypeError, match="parameter 'table' has dtype int32"):
         grad_fn({**params, "table": jnp.arange(3)}, batch)
     for call in (grad_fn, functools.partial(snrgate.explain_moments, loss_fn)):
@@ -341,9 +353,9 @@ def test_a_loss_may_close_over_traced_values(method, microbatch_size):
         def scaled(params, example):
             return loss_fn(params, {**example, "x": scale * example["x"]})
 
-        return snrgate.value_and_moments(scaled, method=method, microbatch_size=microbatch_size)(
-            params, batch
-        )[1]
+        return snrgate.value_and_moments(
+            scaled, method=method, microbatch_size=microbatch_size, block="parameter"
+        )(params, batch)[1]
 
     got = jax.jit(moments)(scale)
     mean, ssd = brute_force(params, {**batch, "x": scale[None] * batch["x"]})
@@ -357,7 +369,9 @@ def test_a_loss_may_close_over_traced_values(method, microbatch_size):
 def test_what_a_loss_closes_over_is_read_at_every_call(method):
     params, batch = problem()
     factor = [1.0]
-    grad_fn = snrgate.value_and_moments(lambda p, e: factor[0] * loss_fn(p, e), method=method)
+    grad_fn = snrgate.value_and_moments(
+        lambda p, e: factor[0] * loss_fn(p, e), method=method, block="parameter"
+    )
     once = grad_fn(params, batch)[0]
     factor[0] = 3.0
     assert float(grad_fn(params, batch)[0]) == pytest.approx(3 * float(once), rel=1e-6)
@@ -372,7 +386,7 @@ def test_complex_numbers_inside_a_loss(method):
     def loss(kernel, signal):
         return jnp.sum(jnp.abs(signal @ kernel - 1) ** 2)
 
-    _, got = snrgate.value_and_moments(loss, method=method)(kernel, signals)
+    _, got = snrgate.value_and_moments(loss, method=method, block="parameter")(kernel, signals)
     grads = np.stack([np.asarray(jax.grad(loss)(kernel, s), np.float64) for s in signals])
     assert got.mean.dtype == jnp.float32
     np.testing.assert_allclose(got.mean, grads.mean(0), rtol=1e-5)
@@ -382,7 +396,9 @@ def test_complex_numbers_inside_a_loss(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_trees_with_nothing_in_them(method):
     _, batch = problem()
-    loss, got = snrgate.value_and_moments(lambda p, e: jnp.sum(e["x"]), method=method)({}, batch)
+    loss, got = snrgate.value_and_moments(
+        lambda p, e: jnp.sum(e["x"]), method=method, block="parameter"
+    )({}, batch)
     assert float(loss) == pytest.approx(float(batch["x"].sum(1).mean()), rel=1e-5)
     assert got.mean == {}
     params = {"empty": jnp.zeros((5, 0)), "w": jnp.ones(5)}
@@ -390,7 +406,7 @@ def test_trees_with_nothing_in_them(method):
     def loss_fn(p, e):
         return jnp.sum(e["x"] @ p["empty"]) + e["x"] @ p["w"]
 
-    _, got = snrgate.value_and_moments(loss_fn, method=method)(params, batch)
+    _, got = snrgate.value_and_moments(loss_fn, method=method, block="parameter")(params, batch)
     np.testing.assert_allclose(got.mean["w"], batch["x"].mean(0), rtol=1e-5, atol=1e-6)
 
 
@@ -398,7 +414,9 @@ def test_trees_with_nothing_in_them(method):
 @pytest.mark.parametrize("microbatch_size", [None, 2])
 def test_traced_weights_that_are_no_counts_do_not_count(method, microbatch_size):
     params, batch = problem()
-    grad_fn = snrgate.value_and_moments(loss_fn, method=method, microbatch_size=microbatch_size)
+    grad_fn = snrgate.value_and_moments(
+        loss_fn, method=method, microbatch_size=microbatch_size, block="parameter"
+    )
     weights = np.ones(10, np.float32)
     weights[3] = 0
     expected = grad_fn(params, batch, weights=jnp.asarray(weights))
@@ -435,7 +453,9 @@ def test_padding_alone_is_the_same_eagerly_and_jitted(method, microbatch_size):
     params, batch = problem()
     batch = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), batch)
     grad_fn = functools.partial(
-        snrgate.value_and_moments(loss_fn, method=method, microbatch_size=microbatch_size),
+        snrgate.value_and_moments(
+            loss_fn, method=method, microbatch_size=microbatch_size, block="parameter"
+        ),
         weights=jnp.zeros(10),
     )
     for run in (grad_fn, jax.jit(grad_fn)):

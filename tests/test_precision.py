@@ -106,7 +106,9 @@ def test_the_precision_of_one_parameter_is_not_that_of_another():
         return dense("highest")({"w": params["a"]}, x) + dense("default")({"w": params["b"]}, x)
 
     params = {"a": jnp.ones((5, 3)), "b": jnp.ones((5, 4))}
-    closed = jax.make_jaxpr(snrgate.value_and_moments(loss))(params, jnp.ones((EXAMPLES, 5)))
+    closed = jax.make_jaxpr(snrgate.value_and_moments(loss, block="parameter"))(
+        params, jnp.ones((EXAMPLES, 5))
+    )
     plain = jax.make_jaxpr(jax.vmap(jax.grad(loss), (None, 0)))(params, jnp.ones((EXAMPLES, 5)))
     # Each has its squares besides what a plain gradient has.
     count = [list(asked(c.jaxpr)).count((Precision.HIGHEST,) * 2) for c in (closed, plain)]

@@ -61,7 +61,7 @@ def test_random_numbers_are_drawn_once(implementation):
         return (
             jax.grad(lambda p: jnp.mean(jax.vmap(loss, (None, 0))(p, batch)))(params),
             *(
-                snrgate.value_and_moments(loss, method=method)(params, batch)[1]
+                snrgate.value_and_moments(loss, method=method, block="parameter")(params, batch)[1]
                 for method in ("vmap", "factored")
             ),
         )
@@ -92,7 +92,9 @@ def test_a_callback_with_effects_is_called_once_an_example():
 
     batch = *(draw(i, (EXAMPLES, n)) for i, n in ((1, ROWS), (2, COLUMNS))), np.arange(6.0)
     batch = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), batch)
-    _, moments = snrgate.value_and_moments(loss)(jnp.ones((ROWS, COLUMNS)), batch)
+    _, moments = snrgate.value_and_moments(loss, block="parameter")(
+        jnp.ones((ROWS, COLUMNS)), batch
+    )
     jax.block_until_ready(moments)
     assert len(calls) == EXAMPLES
     x, y, seeds = map(np.asarray, batch)

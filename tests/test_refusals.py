@@ -1,5 +1,8 @@
 """Every refusal names the offending thing and the way out."""
 
+import inspect
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +74,7 @@ def test_missing_params():
     ("kernel", "hint"),
     [
         ((8, 3, 2), "from_per_example"),
-        ((3, 1), "give value_and_moments the block= of the gate"),
+        ((3, 1), "give value_and_moments and the gate the same block="),
         ((), "block="),
     ],
 )
@@ -85,6 +88,32 @@ def test_pooled_statistics_for_a_gate_per_parameter():
     ssd = {"dense": {"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}}
     with pytest.raises(ValueError, match=r"needs \(3, 2\) \(give"):
         update(snrgate.adamw(1e-3, block="parameter"), sum_sq_diff_grads=ssd, sample_size=8)
+
+
+@pytest.mark.parametrize("kernel", ["kernel", "w"])  # a name that tells the side, and none
+def test_moments_serve_the_gate_of_their_block_and_single_ones_all_that_pool(kernel):
+    def loss_fn(params, x):
+        return jnp.sum(jnp.square(x @ params[kernel] + params["bias"]))
+
+    params, batch = {kernel: jnp.ones((3, 2)), "bias": jnp.zeros(2)}, jnp.eye(3)
+    blocks = ("parameter", "unit", "tensor", "kronecker")
+    moments = {b: snrgate.value_and_moments(loss_fn, block=b)(params, batch)[1] for b in blocks}
+    for of_gate, of_moments in itertools.product(blocks, blocks):
+        tx, given = snrgate.adamw(1e-3, block=of_gate), moments[of_moments]
+        args = given.mean, tx.init(params), params
+        if of_gate == of_moments or (of_moments == "parameter" and of_gate != "kronecker"):
+            tx.update(*args, **given.extra_args())
+        else:
+            with pytest.raises(ValueError, match=r"sum_sq_diff_grads of .*block="):
+                tx.update(*args, **given.extra_args())
+
+
+def test_the_moments_have_the_block_of_the_gate_where_neither_is_told():
+    functions = (
+        *(snrgate.adamw, snrgate.adam, snrgate.snr_gate),
+        *(snrgate.value_and_moments, snrgate.explain_moments),
+    )
+    assert {inspect.signature(f).parameters["block"].default for f in functions} == {"unit"}
 
 
 def test_statistics_of_another_tree():

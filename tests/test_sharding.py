@@ -116,7 +116,7 @@ def test_explicit_batches_with_padding_and_auxiliary_output(method, block, micro
 def test_explicit_batches_without_jit_or_a_mesh_in_context():
     mesh = jax.make_mesh((8,), ("data",))
     x = np.arange(16, dtype=np.float32)
-    grad_fn = snrgate.value_and_moments(lambda w, x: w * x, method="vmap")
+    grad_fn = snrgate.value_and_moments(lambda w, x: w * x, method="vmap", block="parameter")
     weights = np.array([1, 0] * 8, np.float32)  # on the host
     _, moments = grad_fn(put(jnp.ones(()), mesh, P()), put(x, mesh, P("data")), weights=weights)
     np.testing.assert_allclose(moments.mean, x[::2].mean(), rtol=1e-6)
@@ -126,7 +126,7 @@ def test_explicit_batches_without_jit_or_a_mesh_in_context():
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_shard_map_over_data_alone_leaves_the_model_axis_to_the_compiler(check_vma):
     mesh = mesh_of("auto")
-    grad_fn = snrgate.value_and_moments(loss_fn, axis_name="data")
+    grad_fn = snrgate.value_and_moments(loss_fn, axis_name="data", block="parameter")
     run = jax.shard_map(
         lambda params, batch: grad_fn(params, batch),
         mesh=mesh,

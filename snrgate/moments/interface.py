@@ -39,7 +39,7 @@ def value_and_moments(
     loss_fn: Callable[..., Any],
     *,
     method: str = "auto",
-    block: Block = "parameter",
+    block: Block = "unit",
     microbatch_size: int | None = None,
     axis_name: Any = None,
     has_aux: bool = False,
@@ -63,11 +63,12 @@ def value_and_moments(
             for GPU and TPU; it has not been measured on either. "auto" chooses for you: factored,
             with each parameter's rule by its cost. A batch of symbolic size (``jax.export``) always
             takes "vmap".
-        block: what to sum the squared differences over: "parameter" (nothing), "unit", "tensor"
-            or ``(path, shape) -> axes``; see :func:`snrgate.block.block_axes`. A gate that pools
-            needs no more than the pooled sums. "kronecker" keeps the products of differences along
-            both sides of every kernel, :class:`~snrgate.moments.kronecker.SideSums`, and plain sums
-            for vectors and scalars.
+        block: what to sum the squared differences over: "unit" (everything that feeds one output
+            unit), "parameter" (nothing), "tensor" or ``(path, shape) -> axes``; see
+            :func:`snrgate.block.block_axes`. It is the block of the gate, or "parameter", which
+            serves every gate but "kronecker" and costs more. "kronecker" keeps the products of
+            differences along both sides of every kernel,
+            :class:`~snrgate.moments.kronecker.SideSums`, and plain sums for vectors and scalars.
         microbatch_size: examples handled at once; memory for per-example gradients is bounded by
             it. Any size will do, the last microbatch may be ragged. ``None`` takes all at once.
         axis_name: name of the mapped axis (pmap, shard_map) over which the batch is spread;

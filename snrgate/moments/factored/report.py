@@ -27,7 +27,7 @@ def explain_moments(
     params: PyTree,
     example: PyTree,
     *,
-    block: Block = "parameter",
+    block: Block = "unit",
     has_aux: bool = False,
 ) -> str:
     """A table of how the moments of each parameter are computed, and what that costs.
