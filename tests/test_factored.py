@@ -49,13 +49,17 @@ def assert_close(got, expected, rtol, rounding=None):
         np.testing.assert_allclose(np.asarray(a), e, rtol=0, atol=atol)
 
 
-def both(loss, block="parameter", **keywords):
+def both(loss, block="parameter", options=None, **keywords):
     """``(params, batch, weights) -> (by vmap, factored)``, compiled together."""
     vmapped, factored = (
         snrgate.value_and_moments(loss, method=method, block=block, **keywords)
         for method in ("vmap", "factored")
     )
-    return jax.jit(lambda p, b, w: (vmapped(p, b, weights=w), factored(p, b, weights=w)))
+
+    def run(params, batch, weights):
+        return vmapped(params, batch, weights=weights), factored(params, batch, weights=weights)
+
+    return jax.jit(run, compiler_options=options)
 
 
 def check(loss, params, batch, block="parameter", weights=None, rtol=1e-9, **keywords):

@@ -61,7 +61,8 @@ def test_ids_of_every_integer_type(dtype, rows):
         def loss(params, example):
             return sum(nonlinear(read(params[n], example[n])) for n, read in modes.items())
 
-        check(loss, tables, ids)
+        # The emitter of the other tests writes past the end of a table where ids have 8 bits.
+        check(loss, tables, ids, options={"xla_cpu_use_fusion_emitters": True})
         example = jax.tree.map(lambda x: jnp.asarray(x[0]), ids)
         for line in snrgate.explain_moments(loss, tables, example, block="parameter").splitlines()[
             1:

@@ -27,7 +27,6 @@ from snrgate.lab.training.loop import init, make_stretch
 from snrgate.lab.training.optimizers import AdamW, Gated
 from snrgate.lab.training.progress import progress_bar
 from snrgate.lab.training.results import Key, Results
-from snrgate.lab.training.settings import flat
 from snrgate.lab.training.sweep import collect, measure
 from snrgate.lab.training.train import fit
 
