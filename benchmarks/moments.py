@@ -247,8 +247,9 @@ def main(study: Study) -> None:
         "is compared with AdamW of PyTorch, and only where no parameter is used twice.\n"
     )
     text += table(results)
-    kernels = study.out / "kernels.md"  # of benchmarks/kernels.py
-    text += kernels.read_text() if kernels.exists() else ""
+    for name in ("kernels.md", "small.md"):  # of benchmarks/kernels.py and benchmarks/small.py
+        part = study.out / name
+        text += part.read_text() if part.exists() else ""
     (study.out / "README.md").write_text(text)
     print(text)
 

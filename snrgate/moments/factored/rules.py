@@ -162,8 +162,14 @@ def single(products: Sequence[Factors], counts: Counts, left: Axes, right: Axes)
     mean = _mean(products, counts)
     ((x, d),) = products
     x_sq = left.reduce(jnp.square(wide(x[:, 0])))
-    d_sq = right.reduce(jnp.square(wide(d[:, 0])))
-    squares = flat_product(x_sq, counts.weighted(d_sq))
+    d_sq = counts.weighted(right.reduce(jnp.square(wide(d[:, 0]))))
+    if left.kept == 1:
+        # A product with a vector is compiled to code of its own, for each layer once more.
+        squares = jnp.sum(x_sq * d_sq, axis=0, keepdims=True)
+    elif right.kept == 1:
+        squares = jnp.sum(x_sq * d_sq, axis=0, keepdims=True).T
+    else:
+        squares = flat_product(x_sq, d_sq)
     return mean, difference(squares, mean, counts, left, right)
 
 
