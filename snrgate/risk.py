@@ -38,7 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snrgate.annotations import Array, ArrayLike, Bool, Float, PyTree
+from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.settings import known
 
 __all__ = ["Risk", "Twins", "estimate", "law_of", "perturb", "stacked"]
@@ -148,7 +148,12 @@ def perturb(
 
 
 def estimate(
-    outputs: ArrayLike, twins: Twins, kind: str, *, where: ArrayLike | None = None
+    outputs: ArrayLike,
+    twins: Twins,
+    kind: str,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> Risk:
     r"""The population risk of a run at the moment, from its outputs and those of its twins.
 
@@ -164,12 +169,13 @@ def estimate(
         twins: what :func:`perturb` returned.
         kind: of the targets.
         where: the examples to take, ``(n,)``, bool, such as those of a group; by default all.
+        weights: how often each example counts in the loss of the run, ``(n,)``; by default once.
 
     Returns:
         The estimate, float32 or wider.
 
     Raises:
-        ValueError: an unknown kind, or outputs of another shape.
+        ValueError: an unknown kind, or outputs, ``where`` or ``weights`` of another shape.
 
     Example:
         >>> import jax
@@ -187,13 +193,13 @@ def estimate(
     _check(kind)
     values = _checked_outputs(jnp.asarray(outputs), twins, kind)
     losses, followed = (_of_squares if kind == "regression" else _of_family)(values, twins, kind)
-    mask = _mask(where, losses)
-    count = jnp.sum(mask)
-    train = jnp.sum(losses, where=mask) / count
-    df = jnp.sum(followed, where=mask)
+    often = _counted(where, weights, losses)
+    used, count = often > 0, jnp.sum(often)
+    train = jnp.sum(often * losses, where=used) / count
+    df = jnp.sum(often * followed, where=used)
     # Pairs of examples that move each other enter twice, which doubles the variance of the sum.
-    off = jnp.square(followed - df / count)
-    error = jnp.sqrt(2 * jnp.sum(off, where=mask)) / count
+    off = jnp.square(often * (followed - df / count))
+    error = jnp.sqrt(2 * jnp.sum(off, where=used)) / count
     if kind != "regression":
         return Risk(train, df, df / count, train + df / count, error)
     left = 1 - df / count
@@ -328,16 +334,24 @@ def _drawn(key: Array, law: Float[Array, "..."], like: Array, kind: str) -> Arra
     return drawn.astype(like.dtype)
 
 
-def _mask(where: ArrayLike | None, losses: Float[Array, "n ..."]) -> Bool[Array, "n ..."]:
-    if where is None:
-        return jnp.ones(losses.shape, bool)
-    mask = jnp.asarray(where)
-    if mask.shape != losses.shape[:1] or mask.dtype != bool:
+def _counted(
+    where: ArrayLike | None, weights: ArrayLike | None, losses: Float[Array, "n ..."]
+) -> Float[Array, "n ..."]:
+    """How often every target counts."""
+    count = losses.shape[:1]
+    mask = jnp.ones(count, bool) if where is None else jnp.asarray(where)
+    often = jnp.ones(count) if weights is None else jnp.asarray(weights)
+    if mask.shape != count or mask.dtype != bool:
         raise ValueError(
             f"where has shape {mask.shape} and dtype {mask.dtype}; give one boolean for each of "
-            f"the {losses.shape[0]} examples"
+            f"the {count[0]} examples"
         )
-    return jnp.broadcast_to(mask.reshape(-1, *[1] * (losses.ndim - 1)), losses.shape)
+    if often.shape != count:
+        raise ValueError(
+            f"weights have shape {often.shape}; give one for each of the {count[0]} examples"
+        )
+    often = jnp.where(mask, often, 0).astype(losses.dtype)
+    return jnp.broadcast_to(often.reshape(-1, *[1] * (losses.ndim - 1)), losses.shape)
 
 
 def _check(kind: str, copies: int = 1, share: float = 1.0, size: float | None = None) -> None:

@@ -38,6 +38,26 @@ HATS = {
 }
 
 
+def test_an_example_counts_as_often_as_its_weight():
+    """In weighted least squares: the covariance penalty of the weighted training error."""
+    weights = jnp.asarray(RNG.integers(0, 4, N), jnp.float32)
+    scaled = (X * weights[:, None]).T
+    hat = X @ jnp.linalg.inv(scaled @ X + 3 * jnp.eye(INPUTS)) @ scaled
+
+    @jax.jit
+    def of(key):
+        twins = risk.perturb(key, Y, "regression", copies=2)
+        return risk.estimate(twins.targets @ hat.T, twins, "regression", weights=weights)
+
+    found = jax.vmap(of)(jax.random.split(jax.random.key(2), 400))
+    df, expected = found.degrees_of_freedom, weights @ jnp.diag(hat)
+    assert abs(df.mean() - expected) < 4 * df.std() / np.sqrt(len(df))
+    train = weights @ jnp.square(hat @ Y - Y) / weights.sum()
+    np.testing.assert_allclose(found.train, train, rtol=1e-5)
+    expected = train / jnp.square(1 - expected / weights.sum())
+    np.testing.assert_allclose(jnp.median(found.risk), expected, rtol=0.05)
+
+
 @pytest.mark.parametrize("name", HATS)
 def test_degrees_of_freedom_are_the_trace_of_the_hat_matrix(name):
     hat = HATS[name]()
@@ -253,6 +273,12 @@ LABELS, LAW = jnp.zeros(4, int), jnp.full((4, 3), 1 / 3)
                 jnp.zeros((2, N)), risk.perturb(k, Y, "regression"), "regression", where=Y[:3] > 0
             ),
             r"where has shape \(3,\)",
+        ),
+        (
+            lambda k: risk.estimate(
+                jnp.zeros((2, N)), risk.perturb(k, Y, "regression"), "regression", weights=Y[:3]
+            ),
+            r"weights have shape \(3,\)",
         ),
     ],
 )

@@ -15,6 +15,7 @@ from sklearn.utils.validation import (
     validate_data,  # type: ignore[attr-defined]
 )
 
+from snrgate.estimators.choice import choose
 from snrgate.estimators.columns import Encoder, Scaler, is_frame, merge
 from snrgate.estimators.network import Batches, Rates, initial, outputs, start, train
 
@@ -91,7 +92,7 @@ class Gated(BaseEstimator):
             "batch_size": (whole(self.batch_size, 4), "an integer of at least 4"),
             "learning_rate": (real(self.learning_rate) and self.learning_rate > 0, "positive"),
             "weight_decay": (real(self.weight_decay) and self.weight_decay >= 0, "at least 0"),
-            "z": (real(self.z) and self.z > 0, "positive"),
+            "z": (self.z == "twin" or (real(self.z) and self.z > 0), "positive, or 'twin'"),
             "block": (self.block in ("kronecker", "unit"), "'kronecker' or 'unit'"),
         }
         for name, (good, what) in given.items():
@@ -134,11 +135,11 @@ class Gated(BaseEstimator):
         self.network_ = initial((inputs, *self.hidden_sizes, count), self._random)
         # Inputs of nothing but zeros change no other number.
         self.network_[0]["kernel"] = _filled(self.network_[0]["kernel"].T).T
-        self.optimizer_state_ = start(self.network_, self._rates(1.0, 1.0), self.block)
+        self.optimizer_state_ = start(self.network_, self._rates(1.0, 1.0, 1.0), self.block)
         self.loss_curve_ = []
 
-    def _rates(self, dataset_size: float, steps: float) -> Rates:
-        values = self.learning_rate, self.weight_decay, self.z, dataset_size, steps
+    def _rates(self, z: float, dataset_size: float, steps: float) -> Rates:
+        values = self.learning_rate, self.weight_decay, z, dataset_size, steps
         return Rates(*(float(value) for value in values))
 
     def _train(self, batches: Iterator[Batches], rates: Rates) -> None:
@@ -160,13 +161,40 @@ class Gated(BaseEstimator):
         columns, targets, weights = self._examples(x, y, sample_weight)
         self._begin(columns, targets, weights)
         inputs = _filled(self._scaler(columns)).astype(np.float32)
-        batches = _drawn(
-            inputs, self._targets(targets), weights, self.batch_size, self.steps, self._random
+        begin = self.network_, self.optimizer_state_
+        seed = self._random.randint(2**31)
+
+        def trained(targets: np.ndarray, z: float) -> tuple[Any, Any, list[float]]:
+            """The network, the state and the losses after all steps, from the same start."""
+            self.network_, self.optimizer_state_ = begin
+            self.loss_curve_ = []
+            random = np.random.RandomState(seed)
+            batches = _drawn(inputs, targets, weights, self.batch_size, self.steps, random)
+            self._train(batches, self._rates(z, weights.sum(), self.steps))
+            return self.network_, self.optimizer_state_, self.loss_curve_
+
+        given = self._targets(targets)
+        if self.z != "twin":
+            trained(given, self.z)
+            return
+        found = choose(
+            trained,
+            lambda done: outputs(done[0], inputs),
+            given,
+            weights,
+            "classes" if self._loss == "class" else "regression",
+            jax.random.key(seed),
         )
-        self._train(batches, self._rates(weights.sum(), self.steps))
+        self.network_, self.optimizer_state_, self.loss_curve_ = found.trained
+        self.z_, self.risks_ = found.z, found.risks
 
     def _partial_fit(self, x: Any, y: np.ndarray, sample_weight: Any, *, first: bool) -> None:
         """Pass once over new examples."""
+        if self.z == "twin":
+            raise ValueError(
+                "z = 'twin' trains on the same rows again and again, which partial_fit cannot; "
+                "give z a number"
+            )
         if first:
             self._encoder = Encoder(x)
         columns, targets, weights = self._examples(x, y, sample_weight)
@@ -174,7 +202,7 @@ class Gated(BaseEstimator):
             self._begin(columns, targets, weights)
         inputs = _filled(self._scaler(columns)).astype(np.float32)
         batches = _once(inputs, self._targets(targets), weights, self.batch_size, self._random)
-        self._train(batches, self._rates(math.inf, math.inf))
+        self._train(batches, self._rates(self.z, math.inf, math.inf))
 
     def _outputs(self, x: Any) -> np.ndarray:
         """The outputs of the network, in double precision."""
