@@ -12,8 +12,7 @@
 # ---
 
 # %% [markdown]
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/#upload=true)
-# opens Colab's upload page: give it this file.
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/#upload=true) Colab asks for this file: upload it.
 
 # %% [markdown]
 # # The gate in twenty lines
@@ -27,7 +26,7 @@ import importlib.util
 import subprocess
 import sys
 
-PACKAGE = "snrgate[examples]"  # or a wheel of your clone (pip wheel .), uploaded beside this file
+PACKAGE = "..[examples]"  # the clone around this notebook; in Colab a wheel of it
 if importlib.util.find_spec("snrgate") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", PACKAGE], check=True)
 

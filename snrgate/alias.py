@@ -14,7 +14,7 @@ from snrgate.settings import Settings, check_ranges, exact_defaults
 from snrgate.transform import Gated
 from snrgate.trees import flatten, is_function, is_masked
 
-__all__ = ["adam", "adamw", "from_per_example"]
+__all__ = ["adam", "adamw", "from_per_example", "with_sample_size"]
 
 
 @exact_defaults
@@ -255,6 +255,44 @@ def from_per_example(
             sample_size=size,
             **extra_args,
         )
+
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+
+
+def with_sample_size(
+    tx: optax.GradientTransformation, sample_size: Scalar
+) -> optax.GradientTransformationExtraArgs:
+    """State the size of the batches once, for a trainer that passes no extra arguments.
+
+    A gate with ``dataset_size`` needs the size of the batch, which plain gradients do not tell.
+    This gives it to every update that is given none.
+
+    Args:
+        tx: a transformation with a gate in it.
+        sample_size: examples whose mean gradient an update is given, on all devices together;
+            inside ``optax.MultiSteps`` those of one microbatch. Every batch must have this size.
+
+    Returns:
+        A transformation with the state of ``tx``. A ``sample_size=`` that ``update`` is given
+        goes first.
+
+    Raises:
+        ValueError: the size is not one number above 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import snrgate
+        >>> tx = snrgate.with_sample_size(snrgate.adamw(1e-3, dataset_size=1000), 32)
+        >>> params = {"w": jnp.zeros(3)}
+        >>> updates, state = tx.update({"w": jnp.ones(3)}, tx.init(params), params)
+    """
+    check_ranges(sample_size=sample_size)
+    tx = optax.with_extra_args_support(tx)
+
+    def update_fn(
+        updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, optax.OptState]:
+        return tx.update(updates, state, params, **{"sample_size": sample_size} | extra_args)
 
     return optax.GradientTransformationExtraArgs(tx.init, update_fn)
 

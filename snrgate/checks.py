@@ -82,7 +82,8 @@ def check_statistics(
         if sample_size is None:
             raise ValueError(
                 "dataset_size needs the size of the batch too, and update was given none: "
-                f"{_PASS}; with plain gradients pass sample_size= to update"
+                f"{_PASS}; with plain gradients pass sample_size= to update, or state it once with "
+                "snrgate.with_sample_size(tx, size)"
             )
         if known(sample_size) and known(dataset_size):
             if float(sample_size) > float(dataset_size):

@@ -55,12 +55,12 @@ class View(NamedTuple):
 
     Attributes:
         bases: the eigenvectors of the noise in columns, of each side that is no diagonal,
-            rows first; ``(*stack, m, m)`` and ``(*stack, n, n)``. Those with the most signal over
-            noise come first.
+            rows first; ``m`` by ``m`` and ``n`` by ``n``, behind the axes of the stack. Those with
+            the most signal over noise come first.
         ratios: signal over noise in the basis taken.
-        doubt: factor of the noise to hold back, for the uncertainty of the evidence, ``(*stack,)``.
-        threshold: on signal over noise, as it was then, ``(*stack,)``.
-        own: whether the basis taken is that of the parameters themselves, ``(*stack,)``.
+        doubt: factor of the noise to hold back, for the uncertainty of the evidence, a stack.
+        threshold: on signal over noise, as it was then, a stack.
+        own: whether the basis taken is that of the parameters themselves, a stack.
     """
 
     bases: tuple[Float[Array, "..."], ...]

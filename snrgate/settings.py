@@ -39,6 +39,7 @@ _RANGES = {
     "b1": _DECAY,
     "b2": _DECAY,
     "dataset_size": ("a number >= 2", lambda x: x >= 2),
+    "sample_size": ("a number > 0", lambda x: x > 0),
     "warmup_steps": _POSITIVE,
 }
 

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,3 +93,50 @@ def test_multi_steps_hands_on_the_size_of_one_microbatch():
     luck = float(jnp.mean(whole**2)) * EXAMPLES - 1
     ratio = by_pattern["one size"][100:]
     assert np.mean(ratio) == pytest.approx(1 + 0.9 * luck, abs=0.06)
+
+
+def told(tx):
+    return snrgate.with_sample_size(tx, 4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda how: how(snrgate.adamw(1e-2, dataset_size=40)),
+        lambda how: optax.chain(
+            how(snrgate.adam(1e-2, dataset_size=40)), optax.keep_params_nonnegative()
+        ),
+        lambda how: optax.MultiSteps(how(snrgate.adamw(1e-2, dataset_size=40)), 2),
+    ],
+    ids=["alone", "in a chain", "in microbatches"],
+)
+def test_a_size_that_is_stated_once_is_that_of_every_update(make):
+    """What a trainer computes that passes nothing is what it would with the size at every call."""
+    once, always = make(told), make(lambda tx: tx)
+    params = {"w": jnp.full((3, 2), 0.5)}
+    states = [once.init(params), always.init(params)]
+    for i in range(6):
+        grads = {"w": jax.random.normal(jax.random.key(i), (3, 2)) + 0.3}
+        got, states[0] = once.update(grads, states[0], params)
+        wanted, states[1] = always.update(grads, states[1], params, sample_size=4)
+        chex.assert_trees_all_equal((got, states[0]), (wanted, states[1]))
+    assert 0 < optax.tree.get(states[0], "gate_fraction") < 1
+
+
+def test_a_size_that_is_passed_goes_before_one_that_is_stated():
+    tx, params, grads = (
+        snrgate.adam(1e-2, dataset_size=40),
+        jnp.ones(3),
+        jnp.array([1.0, -2.0, 3.0]),
+    )
+    stated, state = told(tx), tx.init(params)
+    passed = stated.update(grads, state, params, sample_size=8)
+    chex.assert_trees_all_equal(passed, tx.update(grads, state, params, sample_size=8))
+    with pytest.raises(ValueError, match="with_sample_size"):
+        tx.update(grads, state, params)
+
+
+@pytest.mark.parametrize("size", [0, -3, float("nan"), float("inf"), np.arange(2)])
+def test_a_stated_size_that_is_no_size(size):
+    with pytest.raises(ValueError, match="sample_size"):
+        snrgate.with_sample_size(snrgate.adam(1e-2), size)

@@ -1,8 +1,6 @@
 """A batch spread over devices has the moments of the whole batch."""
 
 import functools
-import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -143,17 +141,3 @@ def test_what_one_round_loses_is_bounded_and_moves_no_gate(offset):
     got = snrgate.gate.soft(moments.mean**2, moments.noise)
     wanted = snrgate.gate.soft(jnp.asarray(mean**2), jnp.asarray(sums / (n * (n - 1))))
     np.testing.assert_allclose(got, wanted, atol=1e-4)
-
-
-@pytest.mark.filterwarnings("ignore:.*pmap.*:DeprecationWarning")
-def test_the_examples_in_the_documents():
-    page = (Path(__file__).parents[1] / "docs" / "devices.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(blocks) == 4
-    names = {}
-    for block in blocks:
-        exec(compile(block, "devices.md", "exec"), names)
-    params, state, batch = names["params"], names["tx"].init(names["params"]), names["batch"]
-    expected = names["make_step"](method="vmap")(params, state, batch)
-    for way in ("with_jit", "with_shard_map", "with_pmap"):
-        assert_same(names[way], expected)

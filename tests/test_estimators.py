@@ -1,9 +1,7 @@
 """The estimators: scikit-learn's own checks, its tools, and data as people have them."""
 
 import pickle
-import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +17,6 @@ from sklearn.utils.estimator_checks import check_estimator
 from snrgate.estimators import GatedClassifier, GatedRegressor
 from snrgate.estimators.columns import Encoder, Scaler, merge
 
-DOCS = Path(__file__).parent.parent / "docs"
 QUICK = {
     "hidden_sizes": (16,),
     "steps": 50,
@@ -224,13 +221,6 @@ def test_cleanlab_takes_a_classifier():
     issues = model.find_label_issues(x, y)
     assert issues["is_label_issue"].to_numpy()[wrong].sum() >= 2
     assert model.fit(x, y, label_issues=issues).score(x, y) > 0.8
-
-
-@pytest.mark.parametrize("page", ["labels.md", "tables.md"])
-def test_the_programs_of_the_pages_run(page, capsys):
-    (program,) = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S)
-    exec(re.sub(r"(= Gated\w+\()", r"\1(16,), steps=25, batch_size=32, ", program), {})
-    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The notebooks run, at a smoke size, and their two forms agree."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,13 @@ import jupytext
 import nbclient
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+ADDRESS = importlib.util.module_from_spec(
+    spec := importlib.util.spec_from_file_location("address", ROOT / "docs" / "address.py")
+)
+spec.loader.exec_module(ADDRESS)
+OURS = ADDRESS.repository((ROOT / "pyproject.toml").read_text())
 SMOKE = {"STEPS": 50}
 SMALLER = {
     "grokking_transformer": ("Division", {"modulus": 53, "width": 16, "depth": 1, "heads": 2}),
@@ -35,7 +42,6 @@ def test_both_forms_hold_the_same_cells(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_installs_the_package_where_it_is_missing(path, monkeypatch):
     cells = jupytext.read(path).cells
-    assert "colab.research.google.com" in cells[0].source
     (install,) = [c for c in cells if "install" in c.metadata.get("tags", [])]
     assert install is next(c for c in cells if c.cell_type == "code")
     commands = []
@@ -44,7 +50,27 @@ def test_a_notebook_installs_the_package_where_it_is_missing(path, monkeypatch):
     assert not commands  # it is there
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     exec(install.source, {})
-    assert commands == [[sys.executable, "-m", "pip", "install", "-q", "snrgate[examples]"]]
+    (package,) = re.findall(r'^PACKAGE = "(.*?)"', install.source, re.M)
+    assert commands == [[sys.executable, "-m", "pip", "install", "-q", package]]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_follows_the_address_of_the_repository(path):
+    """Ours, in its one line; and one that has another, or none."""
+    for file, text in ADDRESS.follow(path, OURS).items():
+        assert file.read_text() == text, "run python docs/address.py"
+    for line in ("", '[project.urls]\nRepository = "https://github.com/ours/gate.git/"\n'):
+        address = ADDRESS.repository(f"[project]\n{line}")
+        script, notebook = ADDRESS.follow(path, address).values()
+        cells = [
+            jupytext.reads(script, "py:percent").cells,
+            jupytext.reads(notebook, "ipynb").cells,
+        ]
+        assert [c.source for c in cells[0]] == [c.source for c in cells[1]]
+        place = f"github/ours/gate/blob/main/notebooks/{path.stem}.ipynb" if line else "#upload"
+        assert f"https://colab.research.google.com/{place}" in cells[0][0].source
+        package = "git+https://github.com/ours/gate" if line else "..[examples]"
+        assert sum(f'{package}"' in c.source for c in cells[0]) == 1
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -1,8 +1,6 @@
 """The population risk from twins against closed forms, enumeration and leave-one-out."""
 
 import itertools
-import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -194,19 +192,6 @@ def test_what_a_law_says_is_drawn_and_no_more_than_the_share():
     counts = risk.perturb(jax.random.key(7), jnp.zeros(4000, int), "counts", law=rates, share=1.0)
     assert abs(counts.targets[1].mean() - 3) < 0.15
     assert abs(counts.targets[1].var() - 3) < 0.4
-
-
-def test_the_loop_of_the_documents_runs_and_tells_the_risk(capsys):
-    page = (Path(__file__).parents[1] / "docs" / "twin.md").read_text()
-    names = {}
-    with jax.numpy_rank_promotion("allow"):
-        for block in re.findall(r"```python\n(.*?)```", page, re.S):
-            exec(compile(block, "twin.md", "exec"), names)
-        x = jax.random.normal(jax.random.key(9), (2000, 10))
-        error = jnp.square(names["predict"](names["params"], x) - jnp.sin(2 * x[:, 0]))
-    *_, last = re.findall(r"risk ([0-9.]+) \+- ([0-9.]+)", capsys.readouterr().out)
-    told, chance = min(float(last[0]), float(names["found"].risk.min())), float(last[1])
-    assert abs(error.mean() + 0.25 - told) < 3 * chance
 
 
 def test_groups_add_up_to_the_whole():

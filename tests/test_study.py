@@ -12,12 +12,13 @@ from snrgate.lab.study.references import references
 from snrgate.lab.study.results import results_of, score, steps_to, steps_words, stored
 from snrgate.lab.study.rows import ROWS, Row
 from snrgate.lab.study.run import Study, _tune, run
-from snrgate.lab.study.summary import short_table, summary_page
+from snrgate.lab.study.short import first_table, short_tables
+from snrgate.lab.study.summary import summary_page
 from snrgate.lab.study.tables import _sensitivity, row_page, verdict
 from snrgate.lab.study.tuned import tuned_config
 from snrgate.lab.training.configs import training_config
 from snrgate.lab.training.optimizers import AdamW
-from snrgate.lab.training.results import Key
+from snrgate.lab.training.results import Key, Results
 from snrgate.lab.training.settings import flat
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
@@ -142,10 +143,10 @@ def test_the_results_page_takes_rows_as_far_as_they_are(tmp_path):
         }
     )
     page = summary_page(tmp_path)
-    (row,) = [line for line in page.splitlines() if line.startswith("| division-wrong |")]
-    assert short_table(tmp_path).count("\n") == 2  # no row of it is in that table
-    assert "-inf" in row  # the run that diverged is in the range
-    assert row.endswith("| 3 |")  # minutes, without the left-over
+    asked, gated, *_ = rows_of(page, "division-wrong")
+    assert "division-wrong" not in short_tables(tmp_path)
+    assert asked.endswith("| 3 |")  # minutes, without the left-over
+    assert "-inf" in gated  # the run that diverged is in the range
     (claim,) = [line for line in page.splitlines() if line.startswith("| wrong answers learned |")]
     assert "gated 0.25 (0.25 to 0.25)" in claim
 
@@ -155,14 +156,21 @@ def test_the_results_page_shows_adamw_and_peers_where_the_gate_was_not_run(tmp_p
     runs = {Key("runs", n, 0): run_of(*v) | {"seconds": 60.0} for n, v in values.items()}
     results_of(tmp_path, "division-slow").update(runs)
     page = summary_page(tmp_path)
-    (row,) = [line for line in page.splitlines() if line.startswith("| division-slow |")]
-    assert "| - | - | 20 (20 to 20) |" in row
-    assert row.endswith("| gate not run | 2 |")
+    asked, gated, adamw, untuned = rows_of(page, "division-slow")
+    assert asked.endswith("| gate not run | 2 |")
+    assert gated.endswith("| - | - | - |")
+    assert adamw.endswith("| 20 (20 to 20) | 20 (20 to 20) |")
+    assert untuned.endswith("| - | - |")
     (claim,) = [line for line in page.splitlines() if line.endswith("| division-slow |")]
     assert "| adamw 20 (20 to 20); algorithm-1-finite 30 (30 to 30) |" in claim
 
 
-def test_the_short_table_has_the_median_setting_of_the_grid(tmp_path):
+def rows_of(page, name):
+    """The lines of a row in the tables of a page."""
+    return [line for line in page.splitlines() if line.startswith(f"| {name} |")]
+
+
+def test_the_short_tables_have_the_median_setting_of_the_grid(tmp_path):
     for part, name, value in (
         ("runs", "adamw", 0.5),
         ("runs", "gated", 0.4),
@@ -171,11 +179,35 @@ def test_the_short_table_has_the_median_setting_of_the_grid(tmp_path):
         ("tuning", "adamw-lr0.003-wd0", 0.1),
     ):
         results_of(tmp_path, "table").update({Key(part, name, 0): run_of(value)})
-    assert "| m | - | - | 0.700 | - | 0.500 | 0.400 | 0.500 |" in short_table(tmp_path)
+    untuned, settings, tuned = rows_of(short_tables(tmp_path), "`table`")
+    assert untuned.endswith("; m | - | - |")
+    assert settings == "| `table` | 0.700 | - |"
+    assert tuned == "| `table` | 0.500 | 0.400 | 0.500 |"
 
 
-def test_the_table_of_the_readme_is_that_of_the_results():
-    assert short_table(RESULTS) in (RESULTS.parents[1] / "README.md").read_text()
+def test_the_first_table_has_the_step_that_the_hold_out_chooses(tmp_path):
+    study, twin = tmp_path / "study", tmp_path / "twin"
+    for name, value in (("adamw-untuned", 0.9), ("gated-untuned", 0.6), ("adamw", 0.5)):
+        results_of(study, "table").update({Key("runs", name, 0): run_of(value)})
+    held_out = [[50, 0.7, math.nan], [100, 0.8, 0.2], [150, 0.9, 0.3]]
+    curve = [[50, 0.75, 0.1, 0.1, 0.1], [100, 0.85, 0.1, 0.1, 0.1]]
+    runs = {
+        Key(part, name, 0): {"twin": curve, "held out": held_out}
+        for part in ("table", "concrete")
+        for name in ("AdamW", "units")
+    }
+    Results(twin / "runs.jsonl").update(runs)
+    *_, table, concrete = first_table(study, twin).splitlines()
+    assert table.endswith("| 0.900 | 0.800 (1) | **0.600** | 0.500 |")
+    assert concrete.endswith("| 0.850 | 0.800 (1) | **0.850** | - |")
+
+
+def test_the_tables_of_the_documents_are_those_of_the_results():
+    root = RESULTS.parents[1]
+    assert first_table(RESULTS, root / "results" / "twin") in (root / "README.md").read_text()
+    assert short_tables(RESULTS) == (RESULTS / "short.md").read_text()
+    assert "```{include} ../results/study/short.md" in (root / "docs" / "numbers.md").read_text()
+    assert summary_page(RESULTS) == (RESULTS / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -11,7 +11,8 @@ from snrgate.lab.errors import InputError
 from snrgate.lab.study.references import references
 from snrgate.lab.study.results import results_of, score, steps_to, stored
 from snrgate.lab.study.rows import ROWS, Row
-from snrgate.lab.study.summary import short_table, summary_page
+from snrgate.lab.study.short import short_tables
+from snrgate.lab.study.summary import summary_page
 from snrgate.lab.study.tables import row_page
 from snrgate.lab.study.tuned import tuned_config
 from snrgate.lab.training.figures import curves, to_png
@@ -78,7 +79,7 @@ def run(study: Study) -> None:
     if not study.list:
         folder = RunFolder(study.out)
         folder.write("README.md", page.encode())
-        folder.write("short.md", short_table(study.out).encode())
+        folder.write("short.md", short_tables(study.out).encode())
     print(page)
 
 

@@ -1,14 +1,10 @@
 """The summary page of the study, from the runs as they are on disk."""
 
-import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from snrgate.lab.study.results import (
     Contenders,
-    comparable,
-    median,
-    medians,
     results_of,
     spread_of,
     steps_words,
@@ -18,7 +14,7 @@ from snrgate.lab.study.rows import PEERS, ROWS, Row
 from snrgate.lab.study.tables import head, line, oracle, verdict
 from snrgate.lab.training.results import Key, Result
 
-__all__ = ["short_table", "summary_page"]
+__all__ = ["summary_page"]
 
 _ASKED = {
     "noisy": "last step as good as AdamW's best",
@@ -58,6 +54,22 @@ def _last(key: str) -> Callable[[Contenders], str]:
 
     return measure
 
+
+_COLUMNS = {
+    "The gate at the last step, tuned. `gated` is told the number of examples, `gated-unsized` "
+    "nothing, and `gated-fresh` that every example is new:": {
+        name: (name, "last") for name in ("gated", "gated-unsized", "gated-fresh")
+    },
+    "AdamW, tuned for the step that is shown:": {
+        "last step": ("adamw", "last"),
+        "best step": ("adamw", "best"),
+    },
+    "Both at the last step, not tuned:": {
+        "gated": ("gated-untuned", "last"),
+        "AdamW": ("adamw-untuned", "last"),
+    },
+}
+"""The narrow tables of the summary: what is said of them, and their columns."""
 
 _PICTURES = ("camera-10", "camera-20", "chelsea-20", "camera-poisson", "camera-siren")
 _CLAIMS: tuple[tuple[str, str, str, Callable[[Contenders], str]], ...] = (
@@ -101,26 +113,14 @@ def summary_page(out: Path) -> str:
         "steps where the row counts the steps to a goal. Untuned is a learning rate of 1e-3 "
         "without weight decay, for a user who cannot tune, because tuning needs clean data.",
         "",
-        *head(
-            [
-                "row",
-                "task",
-                "the paper",
-                "asked",
-                "gated, last step",
-                "gated-unsized, last step",
-                "gated-fresh, last step",
-                "AdamW tuned, last step",
-                "AdamW tuned, best step",
-                "gated untuned, last step",
-                "AdamW untuned, last step",
-                "verdict",
-                "minutes",
-            ],
-            left=4,
-        ),
+        *head(["row", "task", "the paper", "asked", "verdict", "minutes"], left=5),
     ]
-    lines += [_row(name, row, rows[name], results[name]) for name, row in ROWS.items()]
+    lines += [_asked(name, row, rows[name], results[name]) for name, row in ROWS.items()]
+    for said, columns in _COLUMNS.items():
+        lines += ["", said, "", *head(["row", *columns], left=1)]
+        for name, row in ROWS.items():
+            cells = (_cell(row, rows[name], *column) for column in columns.values())
+            lines.append(line([name, *cells]))
     lines += ["", "The other claims:", "", *head(["claim", "the paper", "here", "row"], left=4)]
     for name, claim, paper, measure in _CLAIMS:
         here = measure(rows[name]) or "not run"
@@ -128,73 +128,11 @@ def summary_page(out: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def short_table(out: Path) -> str:
-    """The medians alone, in one table of the rows where the last or the best step counts.
-
-    Half of the settings of the grid are at least as good as the median setting (tuning seeds).
-
-    Args:
-        out: folder of the study.
-    """
-    lines = head(
-        [
-            "row",
-            "what is learned",
-            "measure",
-            "AdamW, not tuned",
-            "gated, not tuned",
-            "AdamW, median setting",
-            "gated, median setting",
-            "AdamW, tuned",
-            "gated, tuned",
-            "AdamW, best step",
-        ],
-        left=3,
-    )
-    for name, row in ROWS.items():
-        results = results_of(out, name).read()
-        runs = stored(results, "runs", row.contenders())
-        if row.kind not in ("noisy", "clean") or not comparable(runs):
-            continue
-        measure = next(iter(runs["gated"].values()))["metric"].replace("_", " ")
-        known = [f"`{name}`", row.title, measure]
-        adamw = [_median(runs, n, "last") for n in ("adamw-untuned", "adamw")]
-        best = _median(runs, oracle(runs), "best")
-        gated = [_median(runs, n, "last") for n in ("gated-untuned", "gated")]
-        settings = [_median_setting(row, n, results) for n in ("adamw", "gated")]
-        lines.append(line([*known, adamw[0], gated[0], *settings, adamw[1], gated[1], best]))
-        for other, told in (("gated-unsized", "no size given"), ("gated-fresh", "all fresh")):
-            if other in runs:
-                labels = [known[0], f"{row.title}; {told}", measure]
-                last = _median(runs, other, "last")
-                setting = _median_setting(row, other, results)
-                cells = [adamw[0], "-", settings[0], setting, adamw[1], last, best]
-                lines.append(line([*labels, *cells]))
-    return "\n".join(lines) + "\n"
-
-
-def _median(runs: Contenders, name: str, which: str) -> str:
-    return f"{median(runs[name], which):#.3g}" if name in runs else "-"
-
-
-def _median_setting(row: Row, contender: str, results: Mapping[Key, Result]) -> str:
-    """The median over the settings of the grid: what a user who cannot tune may expect."""
-    tried = stored(results, "tuning", tuple(row.grid(contender)))
-    return f"{statistics.median(medians(tried)):#.3g}" if tried else "-"
-
-
-def _row(name: str, row: Row, runs: Contenders, results: Mapping[Key, Result]) -> str:
+def _asked(name: str, row: Row, runs: Contenders, results: Mapping[Key, Result]) -> str:
+    """What a row is, what it is asked, and what it answered."""
     known = [name, row.title, row.paper, _ASKED[row.kind]]
     if "adamw" not in runs:
-        return line([*known, *["-"] * 7, "not run", ""])
-
-    def cell(contender: str, which: str) -> str:
-        if contender not in runs:
-            return "-"
-        if row.kind == "grokking" and row.reach is not None:
-            return steps_words(runs[contender].values(), row.reach)
-        return spread_of(runs[contender], which)
-
+        return line([*known, "not run", ""])
     tuning = [stored(results, "tuning", tuple(row.grid(name))) for name in row.tuned()]
     seconds = [
         result["seconds"]
@@ -202,17 +140,15 @@ def _row(name: str, row: Row, runs: Contenders, results: Mapping[Key, Result]) -
         for by_seed in contenders.values()
         for result in by_seed.values()
     ]
-    return line(
-        [
-            *known,
-            cell("gated", "last"),
-            cell("gated-unsized", "last"),
-            cell("gated-fresh", "last"),
-            cell("adamw", "last"),
-            cell(oracle(runs), "best"),
-            cell("gated-untuned", "last"),
-            cell("adamw-untuned", "last"),
-            verdict(row, runs).split(":")[0].lower(),
-            f"{sum(seconds) / 60:.0f}",
-        ]
-    )
+    return line([*known, verdict(row, runs).split(":")[0].lower(), f"{sum(seconds) / 60:.0f}"])
+
+
+def _cell(row: Row, runs: Contenders, contender: str, which: str) -> str:
+    """The median and the range of one contender."""
+    if contender not in runs:
+        return "-"
+    if which == "best":
+        contender = oracle(runs)
+    if row.kind == "grokking" and row.reach is not None:
+        return steps_words(runs[contender].values(), row.reach)
+    return spread_of(runs[contender], which)
