@@ -245,13 +245,14 @@ def page(found: dict[Key, Any]) -> str:
             for name in errors
         ]
         many = str(min(splits)) + (f" to {max(splits)}" if max(splits) > min(splits) else "")
-        text += [f"\n## {condition.capitalize()}\n", f"Medians of {many} splits.\n"]
+        text += [f"\n## {condition.capitalize()}\n", f"Splits: {many}. Numbers are medians.\n"]
         for one in GATED:
             places = [place(of_all, one) for of_all in errors.values()]
+            stopped = sum(of_all[one] < of_all["network"] for of_all in errors.values())
             text.append(
                 f"- **{one}** is first on {places.count('first')}, level with the best on "
                 f"{places.count('level with the best')} and last on {places.count('last')} of "
-                f"{len(places)} tables."
+                f"{len(places)} tables. It is ahead of the stopped network on {stopped}."
             )
         text += ["", f"| table | {' | '.join(names)} |", f"|:--|{'--:|' * len(names)}"]
         for name, of_all in errors.items():
