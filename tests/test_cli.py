@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import math
 import os
 import re
 import resource
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -169,11 +171,16 @@ def test_a_folder_that_cannot_be_written(complaint):
 def files_of_at_most(size: int):
     """A disk that is full after so many bytes of one file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The cache of compiled programs would warn that it cannot write one that took long.
+    name = "jax_persistent_cache_min_compile_time_secs"
+    seconds = getattr(jax.config, name)
+    jax.config.update(name, math.inf)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        jax.config.update(name, seconds)
 
 
 # Orbax leaves coroutines behind when a file cannot be written.
