@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from snrgate.annotations import Array, Float
+from snrgate.annotations import Array, ArrayLike, Float
 from snrgate.theory.transfer import Record
 
 __all__ = [
@@ -54,14 +54,14 @@ class Split(NamedTuple):
     vectors: Float[Array, "N N"]
     weights: Float[Array, " N"]
 
-    def channel(self, v: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
+    def channel(self, v: Float[ArrayLike, "N ..."]) -> Float[Array, "N ..."]:
         """The part of a vector, or of the columns of a matrix, in the signal channel."""
-        along = self.vectors.T @ v
+        along = self.vectors.T @ jnp.asarray(v)
         return self.vectors @ (self.weights.reshape(-1, *[1] * (along.ndim - 1)) * along)
 
-    def reservoir(self, v: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
+    def reservoir(self, v: Float[ArrayLike, "N ..."]) -> Float[Array, "N ..."]:
         """The rest of it, in the reservoir."""
-        return v - self.channel(v)
+        return jnp.asarray(v) - self.channel(v)
 
 
 def split(gramian: Float[Array, "N N"], threshold: float | Array | None = None) -> Split:
