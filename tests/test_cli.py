@@ -22,9 +22,9 @@ import snrgate
 from snrgate.lab import cli
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.denoise import Denoise
-from snrgate.lab.training.configs import denoise_config, training_config
+from snrgate.lab.training.configs import denoise_config, task_names, training_config
 from snrgate.lab.training.interrupt import deferred_interrupts
-from snrgate.lab.training.optimizers import Gated
+from snrgate.lab.training.optimizers import OPTIMIZERS, Gated
 
 SETTINGS = {
     "size": 16,
@@ -367,6 +367,52 @@ def test_the_version_is_that_of_the_package(capsys):
         cli.main(["denoise", "--help"])
     out = capsys.readouterr().out
     assert all(f"--{name.replace('_', '-')}" in out for name in Denoise.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("args", "least"),
+    [
+        *((("train", f"{task}/{name}"), 30) for task in task_names() for name in OPTIMIZERS),
+        (("compare", "digits"), 10),
+        (("denoise",), 30),
+    ],
+)
+def test_help_fits_on_a_screen_with_a_line_for_each_option(capsys, monkeypatch, args, least):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*args, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert least <= len(lines) <= 50
+    assert max(map(len, lines)) <= 100
+    options = [line for line in lines if line.startswith("  ")]
+    assert all(line.startswith("  --") and line.endswith((".", "]")) for line in options)
+
+
+def test_help_without_a_task_lists_the_tasks(capsys):
+    for command in ("train", "compare"):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([command, "--help"])
+        out = capsys.readouterr().out
+        assert all(task in out for task in task_names())
+        assert "algorithm_1" in out
+
+
+def test_a_network_that_cannot_fit_is_refused_before_memory_is_taken(complaint, tmp_path):
+    out = "--out", str(tmp_path / "run")
+    line = complaint("train", "digits", "--task.width", "1000000", *out)
+    assert "1,000,076,000,010 parameters, takes about 22353.4 GiB of memory" in line
+    assert "give a smaller width" in line
+    line = complaint("denoise", "--width", "1000000", *out)
+    assert "the network of width = 1000000" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_runs_out_is_said(complaint, monkeypatch):
+    def full(args):
+        raise MemoryError
+
+    monkeypatch.setitem(cli._COMMANDS, "audit", full)
+    assert "there is not enough memory" in complaint("audit")
 
 
 def test_a_missing_extra_is_said(complaint, monkeypatch):

@@ -31,7 +31,7 @@ LIBRARY = [
     {"models", "estimators"},
 ]
 LABORATORY = [
-    {"lab", "lab.__init__", "lab.errors", "lab.kinds"},
+    {"lab", "lab.__init__", "lab.errors", "lab.kinds", "lab.memory", "lab.help"},
     {"lab.tasks"},
     {"lab.training"},
     {"lab.commands", "lab.study"},

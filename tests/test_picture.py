@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from snrgate.lab.errors import InputError
-from snrgate.lab.tasks.picture import MIN_SIDE, PHOTOS, encode, load, shrink
+from snrgate.lab.tasks.picture import MIN_SIDE, PHOTOS, encode, load, read, shrink
 
 HEIGHT, WIDTH = 18, 20
 
@@ -17,7 +17,8 @@ def ramp(top: int, dtype: type, channels: int | None = None) -> np.ndarray:
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_every_shipped_photo_loads(name):
-    pixels, levels = load(name)
+    picture = load(name)
+    pixels, levels = picture.pixels, picture.levels
     assert pixels.dtype == np.float32
     assert pixels.ndim == 3
     assert pixels.shape[-1] in (1, 3)
@@ -62,7 +63,8 @@ def test_every_mode_is_read(tmp_path, mode, suffix, channels, levels):
 )
 def test_what_is_read_is_written_back_unchanged(tmp_path, values):
     Image.fromarray(values).save(tmp_path / "in.png")
-    encode(*load(str(tmp_path / "in.png"))).save(tmp_path / "out.png")
+    picture = read(tmp_path / "in.png")
+    encode(picture.pixels, picture.levels).save(tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as image:
         np.testing.assert_array_equal(np.asarray(image), values)
 

@@ -7,13 +7,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import optax
 
 import snrgate
 from snrgate.lab.errors import InputError
+from snrgate.lab.help import Line, help_text, options
 
 __all__ = ["main"]
 
@@ -22,7 +23,8 @@ usage: snrgate COMMAND [OPTIONS]
        snrgate --version
 
 commands:
-  denoise   learn a photo from its noisy pixels, without a validation set
+  denoise   take the noise out of a photo of yours: snrgate denoise my.jpg --out clean.png
+            without a photo: a demonstration, which adds noise to a photo and compares
   audit     find the wrong labels of a table, or of pictures: snrgate audit data.csv --label COLUMN
   train     one optimizer on one task: snrgate train digits, or digits/adamw
   compare   a task's optimizers side by side: snrgate compare digits
@@ -32,10 +34,13 @@ commands:
 """
 
 _PLACE = (
-    "{summary} --out FOLDER keeps the run there ({out}); --config FILE takes settings from a TOML "
-    "file like those of configs/; --resume goes on with the run in that folder, whose settings "
-    "need not be given again; a larger --steps trains it further."
+    ("--out {out}", "Folder that keeps the run."),
+    ("--config FILE", "TOML file of settings, like those of configs/."),
+    ("--resume", "Goes on with that run; a larger --steps trains it further."),
 )
+_ABOUT = "The value after an option is its default."
+_HELP = ("-h", "--help")
+_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA says that there is not enough
 _EXTRA = ("flax", "matplotlib", "orbax.checkpoint", "PIL", "rich", "skimage", "tyro")
 
 
@@ -49,10 +54,11 @@ class _Place:
 
 
 def denoise(args: Sequence[str]) -> None:
-    """Fit a network to a noisy photo, with AdamW and with the gate side by side.
+    """Take the noise out of a photo, or demonstrate the gate on a photo with added noise.
 
     Args:
-        args: the command line after ``denoise``.
+        args: the command line after ``denoise``. With a photo among it, it is that of
+            :class:`snrgate.lab.commands.own_photo.OwnPhoto`.
 
     Raises:
         InputError: an argument or a setting cannot be used.
@@ -63,12 +69,51 @@ def denoise(args: Sequence[str]) -> None:
     from snrgate.lab.training.configs import denoise_config
     from snrgate.lab.training.folder import stored_settings
 
+    if _names_photo(args):
+        _own_photo(args)
+        return
     place, rest = _place(args, Path("runs/denoise"))
     settings = denoise_config(place.config)
     if place.resume:
         settings = stored_settings(place.out, settings)
-    parsed = _parsed(Denoise, rest, settings, "snrgate denoise", place)
+    if any(word in _HELP for word in rest):
+        from snrgate.lab.commands.own_photo import OwnPhoto
+
+        result = Line("--out FILE", "File of the result: .png, .tif, .jpg or .webp.")
+        photo = [result, *options(OwnPhoto(Path()), without=["photo", "out"])]
+        _show_help(
+            "snrgate denoise PHOTO [--out FILE] [OPTIONS], or snrgate denoise [OPTIONS]",
+            "With PHOTO: takes the noise out of a photo of yours. It adds none, keeps size and "
+            "colour, and writes a picture of before and after beside the result. Without PHOTO: a "
+            f"demonstration adds noise to a photo and trains with AdamW and the gate. {_ABOUT}",
+            {"a photo of yours": photo, "the demonstration": _options(settings, place)},
+        )
+    parsed = _parsed(Denoise, rest, settings, "snrgate denoise")
     run(parsed, place.out, resume=place.resume)
+
+
+def _names_photo(args: Sequence[str]) -> bool:
+    """Whether a command line names a photo of the user's."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    own.add_argument("photo", nargs="?")
+    for name in ("--out", "--sigma", "--crop"):
+        own.add_argument(name)
+    own.add_argument("--overwrite", action="store_true")
+    try:
+        given, others = own.parse_known_args(args)
+    except argparse.ArgumentError:
+        given, others = argparse.Namespace(photo=None), []
+    # What follows an option of the demonstration is its value.
+    first = bool(args) and not args[0].startswith("-")
+    return first or (given.photo is not None and not others)
+
+
+def _own_photo(args: Sequence[str]) -> None:
+    import tyro
+
+    from snrgate.lab.commands.own_photo import OwnPhoto, own_photo
+
+    own_photo(tyro.cli(OwnPhoto, args=list(args), prog="snrgate denoise"))
 
 
 def train(args: Sequence[str]) -> None:
@@ -86,6 +131,8 @@ def train(args: Sequence[str]) -> None:
     from snrgate.lab.training.folder import stored_settings
     from snrgate.lab.training.train import Training
 
+    if args and args[0] in _HELP:
+        _show_tasks("train", "TASK/OPTIMIZER", "Trains with one optimizer on one task.")
     name, *rest = _named(args, "train")
     task, _, optimizer = name.partition("/")
     optimizer = optimizer or optimizer_names(task)[0]
@@ -93,9 +140,16 @@ def train(args: Sequence[str]) -> None:
     settings = training_config(task, optimizer, place.config)
     if place.resume:
         settings = stored_settings(place.out, settings)
+    if any(word in _HELP for word in rest):
+        groups = {
+            "run": _options(settings, place),
+            f"task {task}": options(settings.task, "task."),
+            f"optimizer {optimizer}": options(settings.optimizer, "optimizer."),
+        }
+        _show_help(f"snrgate train {name} [OPTIONS]", f"{type(settings).__doc__} {_ABOUT}", groups)
     # The config decides the kinds of task and optimizer that the generic dataclass has.
     kind = Training[type(settings.task), type(settings.optimizer)]  # type: ignore[misc]
-    parsed = _parsed(kind, rest, settings, f"snrgate train {name}", place)
+    parsed = _parsed(kind, rest, settings, f"snrgate train {name}")
     run(parsed, place.out, f"snrgate train {name}", resume=place.resume)
 
 
@@ -113,12 +167,18 @@ def compare(args: Sequence[str]) -> None:
     from snrgate.lab.commands.compare import compare as run
     from snrgate.lab.training.folder import stored_settings
 
+    if args and args[0] in _HELP:
+        _show_tasks("compare", "TASK", "Trains with several optimizers of a task.")
     task, *rest = _named(args, "compare")
     place, rest = _place(rest, Path("runs/compare") / task)
     settings = Comparison(config=None if place.config is None else str(place.config))
     if place.resume:
         settings = stored_settings(place.out, settings)
-    parsed = _parsed(Comparison, rest, settings, f"snrgate compare {task}", place)
+    if any(word in _HELP for word in rest):
+        groups = {"run": _options(settings, place)}
+        about = f"{Comparison.__doc__} {_ABOUT}"
+        _show_help(f"snrgate compare {task} [OPTIONS]", about, groups)
+    parsed = _parsed(Comparison, rest, settings, f"snrgate compare {task}")
     run(task, parsed, place.out, f"snrgate compare {task}", resume=place.resume)
 
 
@@ -149,17 +209,35 @@ def _place(args: Sequence[str], out: Path) -> tuple[_Place, list[str]]:
     return _Place(given.out, given.config, given.resume), rest
 
 
-def _parsed(kind: Any, args: Sequence[str], default: Any, command: str, place: _Place) -> Any:
+def _options(settings: Any, place: _Place) -> list[Line]:
+    """The options of a run that is kept in a folder."""
+    where = [Line(option.format(out=place.out), text) for option, text in _PLACE]
+    return where + options(settings, without=["config"])
+
+
+def _show_tasks(command: str, name: str, about: str) -> NoReturn:
+    """Print which tasks and optimizers a command knows."""
+    from snrgate.lab.training.configs import optimizer_names, task_names
+
+    example = f"snrgate {command} digits"
+    tasks = [Line(task, ", ".join(optimizer_names(task))) for task in task_names()]
+    _show_help(
+        f"snrgate {command} {name} [OPTIONS]",
+        f"{about} {example} is an example, and {example} --help lists its options.",
+        {"tasks, and the optimizers of each, the default one first": tasks},
+    )
+
+
+def _show_help(usage: str, about: str, groups: dict[str, list[Line]]) -> NoReturn:
+    print(help_text(usage, about, groups), end="")
+    raise SystemExit(0)
+
+
+def _parsed(kind: Any, args: Sequence[str], default: Any, command: str) -> Any:
     """The settings that the rest of a command line gives."""
     import tyro
 
-    return tyro.cli(
-        kind,
-        args=list(args),
-        default=default,
-        prog=command,
-        description=_PLACE.format(summary=(type(default).__doc__ or "").strip(), out=place.out),
-    )
+    return tyro.cli(kind, args=list(args), default=default, prog=command)
 
 
 def audit(args: Sequence[str]) -> None:
@@ -214,6 +292,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 for a mistake in what was given, 128 plus the number of the signal
         that stopped a run.
     """
+    of_process = args is None
     args = sys.argv[1:] if args is None else list(args)
     if not args or args[0] in ("-h", "--help"):
         print(_USAGE, end="")
@@ -234,21 +313,35 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain("interrupted", 128 + signal.SIGINT)
 
     from snrgate.lab.launch import join, leave
-    from snrgate.lab.training.interrupt import Stopped
+    from snrgate.lab.training.interrupt import Stopped, abandoned, heard_interrupts
 
     joined = join()
     try:
-        _COMMANDS[command](rest)
-        return 0
+        with heard_interrupts():
+            status = _status(_COMMANDS[command], rest)
     except Stopped as stopped:
-        return _complain(str(stopped), 128 + stopped.number)
-    except InputError as error:
-        status = _complain(str(error), 2)
+        status = _complain(str(stopped), 128 + stopped.number)
+        if joined:  # all processes stop together, and wait for one another
+            return status
     except KeyboardInterrupt:
         status = _complain("interrupted", 128 + signal.SIGINT)
-    if joined:
+    # A program of JAX that still runs must not hold up the end of the process, nor break it.
+    if abandoned() or (status and (joined or of_process)):
         leave(status)
     return status
+
+
+def _status(command: Callable[[Sequence[str]], None], rest: Sequence[str]) -> int:
+    """Run a command, and say in one line what went wrong."""
+    try:
+        command(rest)
+        return 0
+    except InputError as error:
+        return _complain(str(error), 2)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and _MEMORY not in str(error):
+            raise
+        return _complain("there is not enough memory; give smaller sizes, or a smaller photo", 2)
 
 
 def _complain(message: str, status: int) -> int:

@@ -1,6 +1,7 @@
 """``snrgate compare``: several optimizers of one task side by side, on the same batches."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 from snrgate.lab.kinds import LATER
@@ -10,6 +11,7 @@ from snrgate.lab.training.figures import curves, to_png
 from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.results import Result
 from snrgate.lab.training.run import Learner, Run, run
+from snrgate.lab.training.size import refuse_large_network
 from snrgate.lab.training.sweep import as_result, spread
 from snrgate.lab.training.twin import chosen, learned_law, twin_of
 
@@ -62,6 +64,8 @@ def compare(
     trainings, tasks, made, laws, twins = {}, {}, {}, {}, {}
     for name in comparison.optimizers:
         settings = training_config(task, name, own)
+        learned = settings.task
+        refuse_large_network(learned, partial(learned.make, settings.seed))
         steps = comparison.steps or settings.steps
         for seed in comparison.seeds:
             made[seed] = made.get(seed) or settings.task.make(seed)

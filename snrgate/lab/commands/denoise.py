@@ -1,17 +1,20 @@
-"""``snrgate denoise``: AdamW and the gated AdamW side by side on one noisy photo."""
+"""``snrgate denoise`` without a photo: a demonstration on a photo to which noise is added."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from snrgate.lab.commands.photo_report import as_markdown, panels, run_picture, summarise
-from snrgate.lab.tasks.denoise import Denoise, NoisyPhoto, as_task, make_task, noisy_photo
+from snrgate.lab.tasks.denoise import Denoise, NoisyPhoto, as_task, make_task, noisy_photo, psnr
 from snrgate.lab.tasks.picture import encode
+from snrgate.lab.tasks.restoration import classical, noise_level
 from snrgate.lab.training.figures import to_png
 from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.optimizers import AdamW, Gated
 from snrgate.lab.training.run import Learner, Run, run
+from snrgate.lab.training.size import refuse_large_network
 from snrgate.lab.training.train import Training
 
 __all__ = ["denoise", "trainings"]
@@ -72,6 +75,7 @@ def denoise(settings: Denoise, out: Path, *, resume: bool = False) -> None:
         Stopped: SIGINT or SIGTERM came. The run is saved.
     """
     photo = noisy_photo(settings)
+    refuse_large_network(settings, partial(make_task, settings, photo))
     fit = make_task(settings, photo)
     trained = trainings(settings)
     what = Run(
@@ -89,7 +93,7 @@ def denoise(settings: Denoise, out: Path, *, resume: bool = False) -> None:
         best = {n: np.asarray(fit.predict(x.best.params)) for n, x in learners.items() if x.best}
         return _write_results(photo, folder, last, best)
 
-    _say_what(photo)
+    _say_what(settings, photo)
     run(what, finish, resume=resume)
 
 
@@ -102,6 +106,10 @@ def _write_results(
     """Write the pictures of the networks at their last and best steps, and the numbers."""
     rows = folder.rows()
     summary = summarise(photo, rows)
+    others = classical(photo.noisy, noise_level(photo.noisy))
+    summary["scikit_image"] = {
+        name: float(psnr(other.pixels, photo.clean)) for name, other in others.items()
+    }
     table = as_markdown(summary)
     folder.write_json("summary.json", summary)
     folder.write("table.md", table.encode())
@@ -112,13 +120,13 @@ def _write_results(
     return f"\n{table}\nSee picture.png. "
 
 
-def _say_what(photo: NoisyPhoto) -> None:
-    height, width, channels = photo.noisy.shape
+def _say_what(settings: Denoise, photo: NoisyPhoto) -> None:
+    height, width, _ = photo.noisy.shape
+    shrunk = ""
     if (height, width) != photo.original:
-        print(
-            f"The picture of {photo.original[1]} x {photo.original[0]} was shrunk to "
-            f"{width} x {height}; --size sets the longer side, --size 0 keeps it as it is."
-        )
-    if photo.clean is None:
-        kind = "grey" if channels == 1 else "colour"
-        print(f"No noise added: the {width} x {height} {kind} picture is denoised as it is.")
+        before = f"{photo.original[1]} x {photo.original[0]}"
+        shrunk = f", shrunk to {width} x {height} from {before} (--size 0 keeps the size)"
+    print(
+        f"A demonstration: noise of {settings.noise:g} is added to {settings.image}{shrunk}. For a "
+        "photo of yours, which gets no noise: snrgate denoise PHOTO --out FILE"
+    )

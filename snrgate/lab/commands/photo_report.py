@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from snrgate.lab.tasks.denoise import NoisyPhoto, psnr
 
-__all__ = ["Panel", "as_markdown", "panels", "run_picture", "summarise"]
+__all__ = ["Panel", "as_markdown", "panels", "run_picture", "show", "summarise", "table"]
 
 LABELS = {"adamw": "AdamW", "gated": "gated AdamW"}
 _COLOURS = {"adamw": "#b4532a", "gated": "#1f5f8b"}  # apart in grey and for the colour-blind
@@ -26,42 +26,38 @@ def summarise(photo: NoisyPhoto, rows: Sequence[Mapping[str, Any]]) -> dict[str,
         rows: the metrics.
 
     Returns:
-        For each optimizer its last row and, where there is a clean photo, its best row. Where
-        there is a clean photo, also the PSNR of two pictures that need no training: the noisy one,
-        and its mean colour.
+        For each optimizer its last row and its best row. Also the PSNR of two pictures that need
+        no training: the noisy one, and its mean colour.
     """
     optimizers = {}
     for name in LABELS:
         if measured := [row for row in rows if row["optimizer"] == name]:
-            optimizers[name] = {"last": measured[-1]}
-            if photo.clean is not None:
-                optimizers[name]["best"] = max(measured, key=lambda row: row["psnr"])
-    summary: dict[str, Any] = {"optimizers": optimizers}
-    if photo.clean is not None:
-        flat = jnp.broadcast_to(photo.noisy.mean((0, 1), keepdims=True), photo.clean.shape)
-        summary["noisy_psnr"] = float(psnr(photo.noisy, photo.clean))
-        summary["mean_psnr"] = float(psnr(flat, photo.clean))
-    return summary
+            best = max(measured, key=lambda row: row["psnr"])
+            optimizers[name] = {"last": measured[-1], "best": best}
+    flat = jnp.broadcast_to(photo.noisy.mean((0, 1), keepdims=True), photo.clean.shape)
+    return {
+        "optimizers": optimizers,
+        "noisy_psnr": float(psnr(photo.noisy, photo.clean)),
+        "mean_psnr": float(psnr(flat, photo.clean)),
+    }
 
 
 def as_markdown(summary: Mapping[str, Any]) -> str:
-    """The summary as a markdown table.
+    r"""The summary as a markdown table.
+
+    Args:
+        summary: of :func:`summarise`, with the PSNR of the methods of ``scikit_image`` by name.
 
     Example:
         >>> from snrgate.lab.commands.photo_report import as_markdown
-        >>> last = {"step": 9, "loss": 0.5}
-        >>> print(as_markdown({"optimizers": {"adamw": {"last": last}}}), end="")
-        | picture          | step | training loss |
-        |:-----------------|-----:|--------------:|
-        | AdamW, last step |    9 |        0.5000 |
+        >>> summary = {"noisy_psnr": 14.9, "mean_psnr": 11.1, "optimizers": {}}
+        >>> print(as_markdown(summary | {"scikit_image": {"wavelets": 24.5}}).split("\n\n")[0])
+        | picture                 | step | PSNR (dB) |
+        |:------------------------|-----:|----------:|
+        | the noisy photo         |      |     14.90 |
+        | its mean colour         |      |     11.10 |
+        | scikit-image's wavelets |      |     24.50 |
     """
-    if "noisy_psnr" not in summary:
-        header = ("picture", "step", "training loss")
-        lines = [
-            (f"{LABELS[name]}, last step", str(row["last"]["step"]), f"{row['last']['loss']:.4f}")
-            for name, row in summary["optimizers"].items()
-        ]
-        return _table([header, *lines])
     lines = [
         ("picture", "step", "PSNR (dB)"),
         ("the noisy photo", "", f"{summary['noisy_psnr']:.2f}"),
@@ -71,13 +67,24 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
         for which, text in (("best", "best step*"), ("last", "last step")):
             value = row[which]
             lines.append((f"{LABELS[name]}, {text}", str(value["step"]), f"{value['psnr']:.2f}"))
-    return _table(lines) + "\n\\* chosen with the clean photo, which nobody has in earnest.\n"
+    for name, value in summary["scikit_image"].items():
+        lines.append((f"scikit-image's {name}", "", f"{value:.2f}"))
+    return table(lines) + "\n\\* chosen with the clean photo, which nobody has in earnest.\n"
 
 
-def _table(lines: Sequence[tuple[str, str, str]]) -> str:
-    first, second, third = (max(map(len, column)) for column in zip(*lines, strict=True))
-    header, *rows = (f"| {a:<{first}} | {b:>{second}} | {c:>{third}} |" for a, b, c in lines)
-    rule = f"|:{'-' * (first + 1)}|{'-' * (second + 1)}:|{'-' * (third + 1)}:|"
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """A markdown table whose first column is words, and whose others are numbers.
+
+    Args:
+        lines: the cells of the header and of every row.
+    """
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    header, *rows = (
+        " | ".join([f"| {a:<{first}}", *(f"{x:>{n}}" for x, n in zip(rest, others, strict=True))])
+        + " |"
+        for a, *rest in lines
+    )
+    rule = "|".join([f"|:{'-' * (first + 1)}", *(f"{'-' * (n + 1)}:" for n in others)]) + "|"
     return "\n".join([header, rule, *rows]) + "\n"
 
 
@@ -102,9 +109,6 @@ def panels(
         last: the picture of each network after the last step.
         best: the picture of each network after the step with the best PSNR.
     """
-    if photo.clean is None:
-        given = Panel(photo.noisy, "the picture given")
-        return [given, *(Panel(last[n], f"{LABELS[n]}, last step") for n in LABELS if n in last)]
     shown = [
         Panel(photo.clean, "clean\n(never seen in training)"),
         Panel(photo.noisy, f"noisy\n{summary['noisy_psnr']:.2f} dB"),
@@ -142,19 +146,16 @@ def run_picture(
     rows_of_figures: Any = figure.subfigures(2, 1, height_ratios=[photo + 0.6, 3.2])
     above, below = rows_of_figures
     for axes, panel in zip(above.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        _show(axes, panel)
+        show(axes, panel)
     left, right = below.subplots(1, 2)
-    if "psnr" in rows[0]:
-        _curves(left, rows, "psnr", "PSNR (dB)")
-        for key, label, style in (
-            ("noisy_psnr", "noisy photo", ":"),
-            ("mean_psnr", "its mean colour", "--"),
-        ):
-            left.axhline(summary[key], color="0.45", linestyle=style, linewidth=1, label=label)
-    else:
-        _curves(left, rows, "loss", "training loss")
-        left.set_yscale("log")
-        _plain_numbers(left.yaxis)
+    _curves(left, rows, "psnr", "PSNR (dB)")
+    best = max(summary["scikit_image"].values())
+    for value, label, style in (
+        (best, "scikit-image's best", "-."),
+        (summary["noisy_psnr"], "noisy photo", ":"),
+        (summary["mean_psnr"], "its mean colour", "--"),
+    ):
+        left.axhline(value, color="0.45", linestyle=style, linewidth=1, label=label)
     _curves(right, rows, "gate_fraction", "gate fraction")
     right.set_yscale("log")
     _plain_numbers(right.yaxis)
@@ -163,7 +164,8 @@ def run_picture(
     return figure
 
 
-def _show(axes: Axes, panel: Panel) -> None:
+def show(axes: Axes, panel: Panel) -> None:
+    """Draw one photo, with its lines under it."""
     pixels = np.clip(panel.pixels, 0, 1)
     axes.imshow(
         pixels[..., 0] if pixels.shape[-1] == 1 else pixels,

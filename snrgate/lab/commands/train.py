@@ -1,10 +1,12 @@
 """``snrgate train``: one optimizer on one task."""
 
+from functools import partial
 from pathlib import Path
 
 from snrgate.lab.training.figures import risks, to_png
 from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.run import Learner, Run, run
+from snrgate.lab.training.size import refuse_large_network
 from snrgate.lab.training.train import Training, summary
 from snrgate.lab.training.twin import chosen, learned_law, twin_of
 
@@ -24,6 +26,7 @@ def train(settings: Training, out: Path, command: str, *, resume: bool = False) 
         InputError: the same errors as :func:`snrgate.lab.training.run.run`.
         Stopped: SIGINT or SIGTERM came. The run is saved.
     """
+    refuse_large_network(settings.task, partial(settings.task.make, settings.seed))
     task = settings.task.make(settings.seed)
     twins = {}
     if settings.twin:

@@ -1,7 +1,7 @@
-"""Denoising one photo: a coordinate MLP fitted to the noisy pixels, and to nothing else.
+"""A photo with added noise: a coordinate MLP fitted to the noisy pixels, and to nothing else.
 
 There is no validation set, because every pixel is noisy. A network that fits all pixels has
-learned the noise. The clean photo, where there is one, only measures how good the fit is.
+learned the noise. The clean photo only measures how good the fit is.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ Network = Literal["fourier", "siren"]
 
 @dataclasses.dataclass(frozen=True)
 class Denoise:
-    """Fit a coordinate MLP to a noisy photo, with AdamW and with the gated AdamW side by side."""
+    """Add noise to a photo, and learn it with AdamW and with the gated AdamW side by side."""
 
     image: str = "camera"
     """Name of a photo of scikit-image (camera, astronaut, coffee, ...), or a picture file."""
     size: int = 96
     """Longer side in pixels. A larger picture is shrunk to it; 0 keeps the picture as it is."""
     noise: float = 0.2
-    """Standard deviation of the added noise, in units of white; 0 for a picture with noise."""
+    """Standard deviation of the added noise, in units of white."""
     seed: int = 0
     """Seed of the noise, the initial weights and the batches."""
     optimizers: tuple[Optimizer, ...] = get_args(Optimizer)
@@ -56,7 +56,7 @@ class Denoise:
     gate: Gate = "soft"
     """Rule by which the gate opens."""
     block: Block = "unit"
-    """Parameters that share a gate: those of an output unit, only one, or a whole tensor."""
+    """What shares a gate: the parameters of an output unit, only one, or a whole tensor."""
     noise_estimator: Noise = "exact"
     """Source of the noise: the pixels of the batch, or the differences between steps."""
     noise_decay: float = 0.99
@@ -107,6 +107,11 @@ class Denoise:
             choices = get_args(kind)
             known = getattr(self, name) in choices
             require(self, **{name: (known, f"one of {', '.join(choices)}")})
+        if self.noise == self.photons == 0:
+            raise InputError(
+                "noise = 0 adds no noise to learn from; to take the noise out of a photo of yours "
+                "as it is: snrgate denoise PHOTO --out FILE"
+            )
         choices, chosen = get_args(Optimizer), self.optimizers
         ok = len(chosen) > 0 and set(chosen) <= set(choices) and len(set(chosen)) == len(chosen)
         require(self, optimizers=(ok, f"some of {', '.join(choices)}, each once"))
@@ -127,13 +132,13 @@ class NoisyPhoto(NamedTuple):
 
     Attributes:
         noisy: (height, width, channels), as the network sees it, not clipped.
-        clean: the same without noise, or ``None`` where it is not known.
+        clean: the same without noise.
         levels: the value of white in the file.
         original: (height, width) before shrinking.
     """
 
     noisy: np.ndarray
-    clean: np.ndarray | None
+    clean: np.ndarray
     levels: int
     original: tuple[int, int]
 
@@ -153,8 +158,6 @@ def noisy_photo(settings: Denoise) -> NoisyPhoto:
             f"{pixels.shape[1]} x {pixels.shape[0]}; give a smaller batch_size or a larger size"
         )
     original = picture.pixels.shape[:2]
-    if settings.noise == settings.photons == 0:
-        return NoisyPhoto(pixels, None, picture.levels, original)
     rng = np.random.default_rng(settings.seed)
     noisy = pixels + settings.noise * rng.standard_normal(pixels.shape)
     if settings.photons:
@@ -243,11 +246,8 @@ def as_task(task: DenoiseTask, photo: NoisyPhoto) -> Task:
         photo: the photo that measures the network.
 
     Returns:
-        A task measured by ``psnr`` against the clean photo, in dB. Where there is no clean photo,
-        it is measured by the training loss alone.
+        A task measured by ``psnr`` against the clean photo, in dB.
     """
-    if photo.clean is None:
-        return Task(task.params, task.groups, lambda params: {}, "loss", higher_is_better=False)
     clean = jnp.asarray(photo.clean)
 
     def evaluate(params: PyTree) -> dict[str, Array]:

@@ -22,7 +22,7 @@ class Digits:
     """Classification of scikit-learn's 8 x 8 digits (UCI): 1,200 for training, 597 held out."""
 
     wrong: float = 0.0
-    """Share of the training labels that are replaced by another digit."""
+    """Share of the training labels replaced by another digit."""
     nuisance: int = dataclasses.field(default=0, metadata=LATER)
     """Number of pixels of pure noise, as strong as the real ones, which stand beside them."""
     width: int = 256

@@ -28,7 +28,7 @@ class Division:
     train_fraction: float = 0.25
     """Share of the table that is learned from."""
     wrong: float = 0.0
-    """Share of the training answers that are replaced by random ones."""
+    """Share of the training answers replaced by random ones."""
     width: int = 128
     """Size of an embedding."""
     depth: int = 2

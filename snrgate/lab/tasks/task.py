@@ -49,7 +49,7 @@ class Supervised(NamedTuple):
         """Kind of the targets, as :mod:`snrgate.risk` names it."""
         return "classes" if np.issubdtype(self.targets.dtype, np.integer) else "regression"
 
-    def group(self, targets: np.ndarray, *, repeats: bool = True) -> Group:
+    def group(self, targets: np.ndarray | Array, *, repeats: bool = True) -> Group:
         """The examples, with these targets.
 
         Args:

@@ -43,7 +43,7 @@ class AdamW:
     b2: float = 0.999
     """Decay of the second moment."""
     learning_rate_warmup: int = 10
-    """Number of first steps in which the learning rate rises linearly."""
+    """Number of first steps with a linearly rising learning rate."""
 
     def rate(self) -> optax.Schedule:
         """The learning rate by step."""
@@ -63,7 +63,7 @@ class Gated(AdamW):
     gate: Gate = "soft"
     """Rule by which the gate opens."""
     block: Block = "unit"
-    """Parameters that share a gate: those of an output unit, only one, or a whole tensor."""
+    """What shares a gate: the parameters of an output unit, only one, or a whole tensor."""
     noise: Noise = "exact"
     """Source of the noise: the examples of the batch, or the differences between steps."""
     noise_decay: float = 0.99
@@ -133,7 +133,7 @@ class Algorithm1(Gated):
     """The paper's Algorithm 1: a gate for every parameter, with streaming noise."""
 
     block: Block = "parameter"
-    """Parameters that share a gate; here every parameter has one."""
+    """What shares a gate; here every parameter has its own."""
     noise: Noise = "streaming"
     """Source of the noise; here the differences between steps."""
     alpha: float | None = 1.0

@@ -19,7 +19,7 @@ from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.checkpoint import open_checkpoints
 from snrgate.lab.training.folder import RunFolder
-from snrgate.lab.training.interrupt import Stopped, deferred_interrupts
+from snrgate.lab.training.interrupt import Stopped, deferred_interrupts, until_told
 from snrgate.lab.training.loop import TrainState
 from snrgate.lab.training.progress import progress_bar
 from snrgate.lab.training.train import MOST_IN_A_ROW, Metrics, Training, fit, reached, start
@@ -151,7 +151,10 @@ def _train(
             folder.truncate(before)
         ended = _ended(what, folder.rows())
         with progress_bar(shared.steps, before) as show:
-            for step, learners, rows in together(what, begun, ended):
+            pauses = together(what, begun, ended)
+            if jax.process_count() == 1:  # several processes stop together, at a pause
+                pauses = until_told(pauses, interrupted)
+            for step, learners, rows in pauses:
                 # Write the metrics of this evaluation, unless the run has diverged.
                 _refuse_divergence(what, learners, rows, again)
                 if _leads():
@@ -167,6 +170,13 @@ def _train(
                 before = step
                 if number and not ends:
                     raise Stopped(number, f"stopped at step {step}, saved; {again}")
+                if ends:
+                    return learners
+            # The rest of the way to the next pause is given up, and done again later.
+            if number := interrupted():
+                if before:
+                    checkpoints.save(before, learners)
+                raise Stopped(number, f"stopped at step {before}, saved; {again}")
     return learners
 
 
