@@ -117,7 +117,7 @@ def test_twenty_kills_at_random_moments(tmp_path, uninterrupted):
 def test_sigterm_saves_and_ends(tmp_path, uninterrupted):
     out = tmp_path / "run"
     with child(*TINY, "--out", out) as process:
-        while not (out / "metrics.jsonl").exists() and process.is_alive():
+        while not (begun(out) and RunFolder(out).rows()) and process.is_alive():
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGTERM)
         process.join(timeout=60)

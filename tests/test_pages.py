@@ -92,6 +92,9 @@ def test_the_programs_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypat
         assert losses[-1] < losses[0]
 
 
+COMMANDS = ("denoise", "own_photo", "audit", "train", "compare")
+
+
 @pytest.mark.parametrize(
     "command", sorted({c for text in PAGES.values() for c in commands(text)}), ids=" ".join
 )
@@ -99,8 +102,8 @@ def test_the_commands_of_the_pages_parse(command, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     called = []
     for module, name in (
-        *((f"snrgate.lab.commands.{name}", name) for name in ("denoise", "audit", "train")),
-        *(("snrgate.lab.commands.compare", "compare"), ("snrgate.lab.study.run", "run")),
+        *((f"snrgate.lab.commands.{name}", name) for name in COMMANDS),
+        ("snrgate.lab.study.run", "run"),
     ):
         run = lambda *given, **more: called.append(given)  # noqa: E731
         monkeypatch.setattr(importlib.import_module(module), name, run)

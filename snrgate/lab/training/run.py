@@ -174,8 +174,9 @@ def _train(
                     return learners
             # The rest of the way to the next pause is given up, and done again later.
             if number := interrupted():
-                if before:
-                    checkpoints.save(before, learners)
+                if not before:
+                    raise Stopped(number, f"stopped before the first evaluation; {again}")
+                checkpoints.save(before, learners)
                 raise Stopped(number, f"stopped at step {before}, saved; {again}")
     return learners
 
