@@ -113,13 +113,13 @@ def test_an_array_and_a_table_of_numbers_are_the_same():
 def test_targets_of_any_scale_and_number_are_predicted_in_their_units():
     x, _ = load_iris(return_X_y=True)
     y = np.column_stack([x[:, 0] * 1e5 + 1e7, x[:, 1] * 1e-4])
-    model = GatedRegressor(**QUICK | {"steps": 300}).fit(x[:, 2:], y)
+    # Every batch has all rows, because rows of other numbers are drawn in another order.
+    model = GatedRegressor(**QUICK | {"steps": 300, "batch_size": 160}).fit(x[:, 2:], y)
     assert model.predict(x[:, 2:]).shape == y.shape
     assert model.score(x[:, 2:], y) > 0.4
     scaled = clone(model).fit(x[:, 2:] * 1e9, y * 1e3 - 5)
-    np.testing.assert_allclose(
-        scaled.predict(x[:, 2:] * 1e9), model.predict(x[:, 2:]) * 1e3 - 5, rtol=1e-3
-    )
+    differ = scaled.predict(x[:, 2:] * 1e9) - (model.predict(x[:, 2:]) * 1e3 - 5)
+    assert np.all(np.abs(differ).max(0) < 0.01 * (y * 1e3).std(0))
 
 
 @pytest.mark.parametrize(
