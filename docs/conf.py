@@ -17,6 +17,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the notebooks are executed by the tests and committed with outputs
 autodoc_typehints = "none"  # shapes and units stand in the text
+napoleon_attr_annotations = False  # for the same reason
 autodoc_member_order = "bysource"
 exclude_patterns = ["_build", "jupyter_execute"]
 nitpicky = False
