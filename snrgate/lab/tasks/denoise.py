@@ -21,7 +21,16 @@ from snrgate.lab.tasks.task import Group, Supervised, Task, require
 from snrgate.models.coordinate import CoordinateMLP
 from snrgate.models.siren import Siren
 
-__all__ = ["Denoise", "DenoiseTask", "NoisyPhoto", "as_task", "make_task", "noisy_photo", "psnr"]
+__all__ = [
+    "Denoise",
+    "DenoiseTask",
+    "NoisyPhoto",
+    "as_task",
+    "make_task",
+    "noisy_photo",
+    "psnr",
+    "scale",
+]
 
 Optimizer = Literal["adamw", "gated"]
 Network = Literal["fourier", "siren"]
@@ -199,6 +208,11 @@ class DenoiseTask(NamedTuple):
         return (self.data.group(self.data.targets),)
 
 
+def scale(pixels: np.ndarray) -> tuple[float, float]:
+    """Mean and deviation by which pixels are standardised; 1 in place of a deviation of 0."""
+    return float(pixels.mean()), float(pixels.std()) or 1.0
+
+
 def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
     """Put the network and the noisy pixels together.
 
@@ -219,7 +233,7 @@ def make_task(settings: Denoise, photo: NoisyPhoto) -> DenoiseTask:
             rngs=rngs,
         )
     graph, params, frozen = nnx.split(model, nnx.Param, ...)
-    mean, deviation = float(photo.noisy.mean()), float(photo.noisy.std()) or 1.0
+    mean, deviation = scale(photo.noisy)
     positions = _positions(height, width)
     targets = ((photo.noisy - mean) / deviation).reshape(-1, channels)
 

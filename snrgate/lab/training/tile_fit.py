@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snrgate.annotations import Array
-from snrgate.lab.tasks.denoise import Denoise, NoisyPhoto, make_task
+from snrgate.lab.tasks.denoise import Denoise, NoisyPhoto, make_task, scale
 from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.loop import TrainState, init, make_stretch
 from snrgate.lab.training.optimizers import Gated
@@ -91,17 +91,13 @@ def tile_fit(settings: Denoise, optimizer: Gated, shape: tuple[int, ...], share:
         return steps(state, length=_STRETCH)[0]
 
     def learned(state: TrainState, pixels: np.ndarray) -> TrainState:
-        mean, deviation = _scale(pixels)
+        mean, deviation = scale(pixels)
         flat = ((pixels - mean) / deviation).reshape(-1, shape[-1])[seen]
         return stretch(state, jnp.asarray(flat, jnp.float32))
 
     def picture(state: TrainState, pixels: np.ndarray) -> np.ndarray:
-        mean, deviation = _scale(pixels)
+        mean, deviation = scale(pixels)
         return np.asarray(mean + deviation * whole.predict(state.params), np.float32)
 
     start = init(whole.params, optimizer.build(task(whole.data.targets[seen])).tx)
     return TileFit(start, settings.steps, held_out, stretch=learned, picture=picture)
-
-
-def _scale(pixels: np.ndarray) -> tuple[float, float]:
-    return float(pixels.mean()), float(pixels.std()) or 1.0
