@@ -16,13 +16,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import tyro
 from missing import measure_missing
-from sklearn.datasets import load_digits
 
 import snrgate
+from snrgate.lab.tasks.digits import Digits
 from snrgate.lab.training.results import Key, Result, Results
 
 EXAMPLES, BATCH, STEPS, SIZES, RATE = 1200, 64, 1000, (64, 128, 128, 10), 1e-3
@@ -126,21 +125,16 @@ def trained(norm: str, how: str, params: Any, data: Any, key: jax.Array) -> Any:
 
 def measured(key: Key) -> Result:
     """Accuracy on held-out digits, and the gate fraction, of a row at its last step."""
-    rng = np.random.default_rng(key.seed)
-    x, y = load_digits(return_X_y=True)
-    order = rng.permutation(len(x))
-    x, y = (x[order] / 16).astype(np.float32), y[order].astype(np.int32)
-    wrong = rng.random(EXAMPLES) < 0.4
-    labels = np.where(wrong, (y[:EXAMPLES] + rng.integers(1, 10, EXAMPLES)) % 10, y[:EXAMPLES])
-    data = jnp.asarray(x[:EXAMPLES]), jnp.asarray(labels)
+    train, (pixels, labels) = Digits(wrong=0.4).data(key.seed)
+    data = tuple(map(jnp.asarray, train))
     norm, how = ROWS[key.name]
     keys = jax.random.split(jax.random.key(key.seed))
     params, gate = trained(norm, how, start(keys[0]), data, keys[1])
     # BatchNorm takes the statistics of all training examples when it is evaluated.
     by_batch = norm in ("batch", "numbers", "single")
     given = forward(params, data[0], "batch")[1] if by_batch else None
-    logits, _ = forward(params, jnp.asarray(x[EXAMPLES:]), norm, given)
-    right = jnp.mean(logits.argmax(-1) == y[EXAMPLES:])
+    logits, _ = forward(params, jnp.asarray(pixels), norm, given)
+    right = jnp.mean(logits.argmax(-1) == labels)
     return {"accuracy": float(right), "gate_fraction": float(gate)}
 
 
