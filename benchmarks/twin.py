@@ -3,8 +3,10 @@
     OPENBLAS_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python benchmarks/twin.py
 
 Each contender is trained three times for each seed: as it is, as its own twin, and on nine tenths
-of the examples, with the last tenth held out, whose targets are as noisy as the others. A step and
-a contender are then chosen by the twin, by the hold-out, and by an oracle that sees the test data.
+of the examples, with the last tenth held out, whose targets are as noisy as the others. On tables
+it is also trained five times on four fifths, for five-fold cross-validation. A step and a contender
+are then chosen by the twin, by the hold-out, by cross-validation, and by an oracle that sees the
+test data. What a hold-out chooses is also retrained on all examples.
 Runs that have been measured are not measured again. Writes ``results/twin``, and the picture
 ``docs/_static/twin.png`` of the two tables where both are measured.
 """
@@ -12,6 +14,7 @@ Runs that have been measured are not measured again. Writes ``results/twin``, an
 import dataclasses
 import functools
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +39,15 @@ BASES: dict[str, Training] = {
     "concrete": Training(Table("concrete"), AdamW(1e-3), steps=1500, batch_size=32, eval_every=50),
     "meats": Training(Table("meats"), AdamW(1e-3), steps=1000, batch_size=32, eval_every=50),
     "digits-40": ROWS["digits-40"].base,
+    "digits-20": ROWS["digits-20"].base,
     "digits-0": ROWS["digits-0"].base,
     "laser-0": ROWS["laser-0"].base,
+    "camera-20": ROWS["camera-20"].base,
 }
+FOLDED = ("table", "concrete", "meats")
+"""Rows that are also cross-validated."""
+FOLDS = 5
+_FOLDS = ", folds"  # behind the name of a row, the part of its cross-validation
 CONTENDERS: dict[str, AdamW] = {
     "AdamW": AdamW(1e-3),
     "units": Gated(1e-3),
@@ -64,10 +73,15 @@ class Study:
 
 
 def measured(key: Key) -> Result:
-    """The curves of one contender: with its twin, and with a tenth held out."""
-    task = BASES[key.part].task.make(key.seed)
-    base = dataclasses.replace(BASES[key.part], optimizer=CONTENDERS[key.name], seed=key.seed)
+    """The curves of one contender: with its twin, and with examples held out."""
+    part = key.part.removesuffix(_FOLDS)
+    task = BASES[part].task.make(key.seed)
+    base = dataclasses.replace(BASES[part], optimizer=CONTENDERS[key.name], seed=key.seed)
     settings = dataclasses.replace(base, eval_every=max(base.eval_every, 50))
+    if part != key.part:
+        folds = [_held_out(settings, task, key.seed, fold, FOLDS) for fold in range(FOLDS)]
+        steps, _, losses = np.mean(folds, axis=0).T
+        return {"folds": np.stack([steps, losses], 1).tolist()}
     twins = {"run": twin_of(task, key.seed, law(key.part, key.seed))}
     run = Run({"run": settings}, {"run": task}, settings, Path(), "", twins=twins)
     curve = [
@@ -75,9 +89,16 @@ def measured(key: Key) -> Result:
         for _, _, rows in together(run, run.start())
         for row in rows.values()
     ]
-    fewer = fit(settings, holding_out(task, key.seed))
-    chosen = [[row["step"], row[task.metric], row["held_out"]] for _, row in fewer]
-    return {"higher_is_better": task.higher_is_better, "twin": curve, "held out": chosen}
+    fewer = _held_out(settings, task, key.seed, 0, 10)
+    return {"higher_is_better": task.higher_is_better, "twin": curve, "held out": fewer}
+
+
+def _held_out(
+    settings: Training, task: Task, seed: int, fold: int, folds: int
+) -> list[list[float]]:
+    """Step, test metric and held-out loss along a run without one part of the examples."""
+    rows = fit(settings, holding_out(task, seed, fold, folds))
+    return [[row["step"], row[task.metric], row["held_out"]] for _, row in rows]
 
 
 @functools.cache
@@ -86,14 +107,16 @@ def law(row: str, seed: int) -> Any:
     return learned_law(dataclasses.replace(BASES[row], seed=seed), BASES[row].task.make(seed))
 
 
-def holding_out(task: Task, seed: int) -> Task:
-    """The task with nine tenths of its examples, and the loss on the others among its metrics."""
+def holding_out(task: Task, seed: int, fold: int, folds: int) -> Task:
+    """The task without one part of its examples, and the loss on that among its metrics."""
     data = task.supervised
     assert data is not None
     order = np.random.default_rng([seed, 1]).permutation(len(data.inputs))
-    cut = len(order) // 10
-    kept = Supervised(data.predict, data.loss, data.inputs[order[cut:]], data.targets[order[cut:]])
-    inputs, targets = (jnp.asarray(x[order[:cut]]) for x in (data.inputs, data.targets))
+    size = len(order) // folds
+    out = order[fold * size : (fold + 1) * size]
+    rest = np.delete(order, np.s_[fold * size : (fold + 1) * size])
+    kept = Supervised(data.predict, data.loss, data.inputs[rest], data.targets[rest])
+    inputs, targets = (jnp.asarray(x[out]) for x in (data.inputs, data.targets))
 
     @jax.jit
     def evaluate(params: Any) -> dict[str, Any]:
@@ -142,31 +165,47 @@ def page(found: dict[Key, Result]) -> str:
         "| row | contender | correlation | oracle | twin | hold-out | last |",
         "|:--|:--|--:|--:|--:|--:|--:|",
     ]
-    by_row: dict[str, dict[int, dict[str, Result]]] = {}
-    for key in sorted(found, key=lambda k: (list(BASES).index(k.part), k.seed)):
-        by_row.setdefault(key.part, {}).setdefault(key.seed, {})[key.name] = found[key]
+    by_row = _by_row(found)
     for row, seeds in by_row.items():
         for name in CONTENDERS:
             runs = [of_seed[name] for of_seed in seeds.values() if name in of_seed]
             if runs:
-                values = zip(*map(_of_run, runs), strict=True)
-                shown = " | ".join(f"{statistics.median(v):.3g}" for v in values)
+                shown = _medians(map(_of_run, runs))
                 text.append(f"| {row} ({len(runs)}) | {name} | {shown} |")
     text += [
         "",
-        "Contender and step chosen together: the test metric of what is chosen.",
+        "Contender and step chosen together: the test metric of what is chosen. The hold-out is a",
+        "tenth of the examples; *retrained* is the same choice, trained on all of them. *Folds* is",
+        "the choice of five-fold cross-validation, trained on all examples. It takes five runs",
+        "more for each contender.",
         "",
-        "| row | oracle | twin | hold-out | contender the twin chooses |",
-        "|:--|--:|--:|--:|:--|",
+        "| row | oracle | twin | hold-out | retrained | folds |",
+        "|:--|--:|--:|--:|--:|--:|",
     ]
+    names = []
     for row, seeds in by_row.items():
-        whole = [of_seed for of_seed in seeds.values() if len(of_seed) == len(CONTENDERS)]
+        whole = {s: runs for s, runs in seeds.items() if len(runs) == len(CONTENDERS)}
         if whole:
-            chosen = [_of_all(of_seed) for of_seed in whole]
-            oracle, twin, held, names = zip(*chosen, strict=True)
-            shown = " | ".join(f"{statistics.median(v):.3g}" for v in (oracle, twin, held))
-            text.append(f"| {row} ({len(whole)}) | {shown} | {'; '.join(names)} |")
-    return "\n".join(text) + "\n"
+            *rules, chosen = zip(*(_of_all(runs) for runs in whole.values()), strict=True)
+            cells = [f"{statistics.median(v):.3g}" for v in rules]
+            folded = [f for s, runs in whole.items() if (f := _of_folds(found, row, s, runs))]
+            cells.append(f"{statistics.median(folded):.3g} ({len(folded)})" if folded else "-")
+            text.append(f"| {row} ({len(whole)}) | {' | '.join(cells)} |")
+            names.append(f"- {row}: {'; '.join(chosen)}")
+    return "\n".join([*text, "", "Contenders that the twins choose, seed by seed:", "", *names, ""])
+
+
+def _by_row(found: dict[Key, Result]) -> dict[str, dict[int, dict[str, Result]]]:
+    """The runs that have a twin, by row, seed and contender."""
+    rows: dict[str, dict[int, dict[str, Result]]] = {}
+    for row in BASES:
+        for key in sorted((k for k in found if k.part == row), key=lambda k: k.seed):
+            rows.setdefault(row, {}).setdefault(key.seed, {})[key.name] = found[key]
+    return rows
+
+
+def _medians(runs: Iterable[tuple[float, ...]]) -> str:
+    return " | ".join(f"{statistics.median(v):.3g}" for v in zip(*runs, strict=True))
 
 
 def _sign(result: Result) -> int:
@@ -183,19 +222,43 @@ def _of_run(result: Result) -> tuple[float, ...]:
     return float(correlation), oracle, least(curve, 2)[1], held, curve[-1][1]
 
 
-def _of_all(runs: dict[str, Result]) -> tuple[float, float, float, str]:
-    """The metric of what the oracle, the twin and the hold-out choose among all contenders."""
+def _of_all(runs: dict[str, Result]) -> tuple[float, float, float, float, str]:
+    """The test metric of what each rule chooses among all contenders.
+
+    Returns:
+        Of the oracle, the twin, the hold-out, and the hold-out's choice retrained; and the name
+        of the contender that the twin chooses.
+    """
     sign = _sign(next(iter(runs.values())))
     oracle = min((p for r in runs.values() for p in r["twin"]), key=lambda p: sign * p[1])[1]
     name, twin = min(((n, least(r["twin"], 2)) for n, r in runs.items()), key=lambda c: c[1][2])
-    held = min((least(r["held out"], 2) for r in runs.values()), key=lambda p: p[2])
-    return oracle, twin[1], held[1], name
+    kept, held = min(((n, least(r["held out"], 2)) for n, r in runs.items()), key=lambda c: c[1][2])
+    return oracle, twin[1], held[1], _at(runs[kept], held[0]), name
+
+
+def _of_folds(found: dict[Key, Result], row: str, seed: int, runs: dict[str, Result]) -> float:
+    """The metric of what cross-validation chooses, trained on all examples; 0 if not measured."""
+    keys = {name: Key(row + _FOLDS, name, seed) for name in runs}
+    if not all(key in found for key in keys.values()):
+        return 0.0
+    best = {name: least(found[key]["folds"], 1) for name, key in keys.items()}
+    name = min(best, key=lambda n: best[n][1])
+    return _at(runs[name], best[name][0])
+
+
+def _at(result: Result, step: float) -> float:
+    """The test metric at one step of the run on all examples."""
+    return next(point[1] for point in result["twin"] if point[0] == step)
 
 
 def main(study: Study) -> None:
     """Measure what is missing, and write the page and the picture."""
     wanted = [
-        Key(row, name, seed) for row in study.rows for seed in study.seeds for name in CONTENDERS
+        Key(part, name, seed)
+        for row in study.rows
+        for seed in study.seeds
+        for part in ([row, row + _FOLDS] if row in FOLDED else [row])
+        for name in CONTENDERS
     ]
     found = measure_missing(Results(study.out / "runs.jsonl"), wanted, measured)
     (study.out / "README.md").write_text(page(found))
