@@ -26,7 +26,7 @@ LIBRARY = [
     {"observe"},
     {"apply"},
     {"transform", "alias"},
-    {"theory", "risk"},
+    {"theory", "risk", "preferences"},
     {"__init__"},
     {"models", "estimators"},
 ]

@@ -1,0 +1,205 @@
+"""Losses of preferences, their moments, what is measured, and the data that they come from."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import snrgate
+from snrgate import preferences
+from snrgate.moments.kronecker import SideSums, outer_sums
+
+MARGINS = np.array([-40.0, -3.0, -0.2, 0.0, 0.7, 5.0, 60.0])
+BETA = 0.3
+
+
+def by_hand(name, h, rate):
+    """The formulas of the papers, one number at a time, with Python's own functions."""
+
+    def log_sigmoid(x):
+        return -math.log1p(math.exp(-x)) if x > -30 else x - math.log1p(math.exp(x))
+
+    right, wrong = -log_sigmoid(BETA * h), -log_sigmoid(-BETA * h)
+    return {
+        "dpo": right,
+        "cdpo": (1 - rate) * right + rate * wrong,
+        "rdpo": ((1 - rate) * right - rate * wrong) / (1 - 2 * rate),
+        "ipo": (h - 1 / (2 * BETA)) ** 2,
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["dpo", "cdpo", "rdpo", "ipo"])
+def test_losses_are_those_of_the_papers(name):
+    loss = getattr(preferences, name)
+    for rate in [0.1, 0.3] if name in ("cdpo", "rdpo") else [0.0]:
+        given = {"flip_rate": rate} if rate else {}
+        value = jax.vmap(lambda h, given=given: loss(h, BETA, **given))(jnp.asarray(MARGINS))
+        np.testing.assert_allclose(value, [by_hand(name, h, rate) for h in MARGINS], 2e-6, 1e-7)
+
+
+def test_a_flip_rate_of_zero_is_dpo_and_robust_dpo_has_no_bias():
+    h = jnp.asarray(MARGINS)
+    for loss in (preferences.cdpo, preferences.rdpo):
+        np.testing.assert_array_equal(loss(h, BETA, flip_rate=0.0), preferences.dpo(h, BETA))
+    for rate in (0.15, 0.4):
+        mean = (1 - rate) * preferences.rdpo(h, flip_rate=rate) + rate * preferences.rdpo(
+            -h, flip_rate=rate
+        )
+        np.testing.assert_allclose(mean, preferences.dpo(h), rtol=2e-4, atol=2e-6)
+
+
+def test_conservative_dpo_is_least_at_the_margin_of_its_flip_rate():
+    best = math.log(0.7 / 0.3) / BETA
+    slope = jax.grad(lambda h: preferences.cdpo(h, BETA, flip_rate=0.3))
+    assert abs(slope(best)) < 1e-6
+    assert slope(best - 1) < 0 < slope(best + 1)
+
+
+def test_losses_and_their_slopes_stay_finite_at_huge_margins():
+    for h in (-1e5, 1e5):
+        for loss in (
+            preferences.dpo,
+            lambda h: preferences.rdpo(h, flip_rate=0.4),
+            lambda h: preferences.cdpo(h, flip_rate=0.4),
+            lambda h: preferences.dr_dpo(jnp.stack([h, -h])),
+        ):
+            value, slope = jax.value_and_grad(loss)(h)
+            assert math.isfinite(value)
+            assert math.isfinite(slope)
+
+
+def test_dr_dpo_is_that_of_the_paper():
+    h, temperature = MARGINS[1:6], 0.6
+    losses = [by_hand("dpo", x, 0.0) for x in h]
+    value = -temperature * math.log(sum(math.exp(-x / temperature) for x in losses) / len(h))
+    found = preferences.dr_dpo(jnp.asarray(h), BETA, temperature=temperature)
+    np.testing.assert_allclose(found, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: preferences.dpo(jnp.array(1.0), beta=0.0), "beta = 0.0 must be positive"),
+        (lambda: preferences.ipo(jnp.array(1.0), beta=-1.0), "beta = -1.0"),
+        (lambda: preferences.cdpo(jnp.array(1.0), flip_rate=0.6), "flip_rate = 0.6"),
+        (lambda: preferences.rdpo(jnp.array(1.0), flip_rate=0.5), "below 0.5"),
+        (lambda: preferences.rdpo(jnp.array(1.0), flip_rate=math.nan), "flip_rate = nan"),
+        (lambda: preferences.dr_dpo(jnp.ones(2), temperature=0.0), "temperature = 0.0"),
+    ],
+)
+def test_numbers_that_cannot_be_used_are_refused(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
+
+
+def small_problem(size=6):
+    """A network with a kernel, a bias and a scalar, and examples that it fits unequally."""
+    keys = jax.random.split(jax.random.key(3), 4)
+    params = {
+        "kernel": jax.random.normal(keys[0], (4, 3)),
+        "bias": jax.random.normal(keys[1], (3,)),
+        "scale": jnp.array(0.7),
+    }
+    batch = jax.random.normal(keys[2], (size, 4)), jax.random.normal(keys[3], (size,))
+
+    def loss(params, example):
+        x, y = example
+        out = jnp.tanh(x @ params["kernel"] + params["bias"])
+        return preferences.dpo(10 * (params["scale"] * jnp.sum(out) - y))
+
+    return params, batch, loss
+
+
+def leave_one_out(loss, params, batch, temperature):
+    """Gradient of a batch, and how it moves without each example, from whole gradients alone."""
+
+    def of(batch):
+        def total(params):
+            return preferences.tilted_mean(jax.vmap(loss, (None, 0))(params, batch), temperature)
+
+        return jax.value_and_grad(total)(params)
+
+    size = len(batch[1])
+    value, whole = of(batch)
+    without = [of(jax.tree.map(lambda x, i=i: np.delete(x, i, 0), batch))[1] for i in range(size)]
+    moves = jax.tree.map(lambda g, *others: g[None] - jnp.stack(others), whole, *without)
+    return value, whole, jax.tree.map(lambda d: (size - 1) * d, moves)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 5.0])
+@pytest.mark.parametrize("block", ["parameter", "unit", "tensor", "kronecker"])
+def test_tilted_moments_are_those_of_leaving_out_each_example(block, temperature):
+    params, batch, loss = small_problem()
+    value, mean, moves = leave_one_out(loss, params, batch, temperature)
+    grad_fn = jax.jit(preferences.tilted_value_and_moments(loss, temperature, block=block))
+    found_value, found = grad_fn(params, batch)
+    np.testing.assert_allclose(found_value, value, rtol=1e-6)
+    assert float(found.sample_size) == len(batch[1])
+    for name, d in moves.items():
+        np.testing.assert_allclose(found.mean[name], mean[name], rtol=2e-5, atol=1e-6)
+        sums = found.sum_sq_diff[name]
+        if isinstance(sums, SideSums):
+            by_example = jax.vmap(lambda x, s=sums.sides: outer_sums(x, s))(d)
+            expected = jax.tree.map(lambda x: jnp.sum(x, 0), by_example)
+            pairs = [(sums.rows, expected.rows), (sums.columns, expected.columns)]
+        else:
+            squares = jnp.sum(jnp.square(d), 0)
+            pooled = [i for i, n in enumerate(sums.shape) if n == 1]
+            pairs = [(sums, jnp.sum(squares, tuple(pooled), keepdims=True))]
+        for got, want in pairs:
+            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * float(jnp.max(want)))
+
+
+def test_equal_losses_have_the_moments_of_a_plain_mean():
+    params, batch, loss = small_problem()
+    _, tilted = preferences.tilted_value_and_moments(loss, 1e6, block="parameter")(params, batch)
+    _, plain = snrgate.value_and_moments(loss, block="parameter")(params, batch)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-7), tilted, plain)
+
+
+def test_the_noise_of_a_tilted_gradient_is_its_variance_over_batches():
+    """The mean estimate over many batches of one population, against the spread of gradients."""
+    x = jax.random.normal(jax.random.key(0), (4000, 32)) + 0.5
+
+    def loss(w, x):
+        return preferences.dpo(6 * w * x)
+
+    grad_fn = preferences.tilted_value_and_moments(loss, 0.5, block="parameter")
+    _, moments = jax.jit(jax.vmap(lambda x: grad_fn(jnp.array(0.8), x)))(x)
+    noise = moments.sum_sq_diff / (32 * 31)
+    # The jackknife is a little too large on average, by a term of order 1 / b.
+    assert 1.0 < jnp.mean(noise) / jnp.var(moments.mean) < 1.15
+    naive = jax.jit(jax.vmap(lambda x: snrgate.value_and_moments(loss)(jnp.array(0.8), x)))(x)[1]
+    plain = jnp.mean(naive.sum_sq_diff / (32 * 31)) / jnp.var(moments.mean)
+    assert not 0.8 < plain < 1.25  # the noise of the plain mean would be another one
+
+
+def test_what_is_not_measured_is_marked():
+    params, batch, loss = small_problem()
+    grad_fn = jax.jit(preferences.tilted_value_and_moments(loss, 1.0))
+    _, whole = grad_fn(params, batch)
+    for measure in (False, jnp.array(False)):
+        _, found = grad_fn(params, batch, measure=measure)
+        assert all(np.all(x == -1) for x in jax.tree.leaves(found.sum_sq_diff))
+        jax.tree.map(np.testing.assert_array_equal, found.mean, whole.mean)
+
+
+def test_metrics_of_rewards():
+    chosen, rejected = jnp.array([1.0, -2.0, 0.0, 3.0]), jnp.array([0.0, 1.0, 0.0, 2.5])
+    assert float(preferences.reward_accuracy(chosen, rejected)) == (1 + 0 + 0.5 + 1) / 4
+    assert float(preferences.drift(jnp.stack([chosen, rejected]))) == (1 + 2 + 3 + 1 + 2.5) / 8
+    assert preferences.sustained([0.1, 0.9, 0.4, 0.6]).tolist() == [0.1, 0.4, 0.4, 0.6]
+
+
+def test_kl_is_that_of_the_definition_and_leaves_out_padding():
+    rng = np.random.default_rng(0)
+    policy, reference = rng.normal(size=(2, 3, 5, 7))
+    mask = np.array([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]], float)
+    total = 0.0
+    for i, t in np.argwhere(mask):
+        p, q = (np.exp(x[i, t]) / np.exp(x[i, t]).sum() for x in (policy, reference))
+        total += float(np.sum(p * np.log(p / q)))
+    found = preferences.kl_per_token(*(jnp.asarray(x) for x in (policy, reference, mask)))
+    np.testing.assert_allclose(found, total / mask.sum(), rtol=1e-5)
