@@ -15,6 +15,7 @@ from snrgate.alias import adam as adam
 from snrgate.alias import adamw as adamw
 from snrgate.alias import from_per_example as from_per_example
 from snrgate.alias import with_sample_size as with_sample_size
+from snrgate.eigenbasis import soap as soap
 from snrgate.labels import LabelQuality as LabelQuality
 from snrgate.labels import label_quality as label_quality
 from snrgate.moments import Moments as Moments

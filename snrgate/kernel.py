@@ -61,6 +61,8 @@ class View(NamedTuple):
         doubt: factor of the noise to hold back, for the uncertainty of the evidence, a stack.
         threshold: on signal over noise, as it was then, a stack.
         own: whether the basis taken is that of the parameters themselves, a stack.
+        squares: mean square of the gradient in the eigenvectors, as a product of rows and columns;
+            ``None`` where the update is not divided by its root.
     """
 
     bases: tuple[Float[Array, "..."], ...]
@@ -68,14 +70,24 @@ class View(NamedTuple):
     doubt: Float[Array, "*stack"]
     threshold: Float[Array, "*stack"]
     own: Bool[Array, "*stack"]
+    squares: Ratios | None = None
 
 
 class Kernel(NamedTuple):
-    """The sums of both sides of a parameter tensor, and the gates that follow from them."""
+    """The sums of both sides of a parameter tensor, and the gates that follow from them.
+
+    Attributes:
+        path: of the tensor.
+        shape: of the tensor.
+        sides: which of its axes are rows, columns and the stack.
+        divides: whether the update is the momentum, to be divided by the root mean square of the
+            gradient in the eigenvectors of the noise.
+    """
 
     path: str
     shape: tuple[int, ...]
     sides: Sides
+    divides: bool = False
 
     @property
     def stack(self) -> tuple[int, ...]:
@@ -155,10 +167,21 @@ class Kernel(NamedTuple):
             doubt=jnp.ones(self.stack, dtype),
             threshold=jnp.ones(self.stack, dtype),
             own=jnp.ones(self.stack, bool),
+            squares=Ratios(rows, columns) if self.divides else None,
         )
 
-    def looked(self, signal: Pair, noise: Pair, packed: Array, rule: Rule) -> Array:
-        """The view of new evidence, in the better one of the two bases."""
+    def looked(
+        self, signal: Pair, noise: Pair, packed: Array, rule: Rule, units: tuple[Array, Array]
+    ) -> Array:
+        """The view of new evidence, in the better one of the two bases.
+
+        Args:
+            signal: sums of the squared signal, of both sides.
+            noise: sums of the noise.
+            packed: the view before.
+            rule: of the gate.
+            units: what signal and noise are multiplied by to be those of this step's gradient.
+        """
         view = self.opened(packed)
         stack = len(self.stack)
         doubt = kronecker.doubt(noise, stack)
@@ -173,7 +196,12 @@ class Kernel(NamedTuple):
         taken = first >= second
         rows, columns = (jnp.where(taken[..., None], a, b) for a, b in zip(own, eigen, strict=True))
         turns = tuple(basis for basis in bases if basis is not None)
-        new = View(turns, Ratios(rows, columns), doubt, threshold, taken)
+        squares = None
+        if self.divides:
+            total = [s * units[0] + n * units[1] for s, n in zip(signal, noise, strict=True)]
+            with jax.default_matmul_precision("highest"):
+                squares = kronecker.mean_squares((total[0], total[1]), bases, stack)
+        new = View(turns, Ratios(rows, columns), doubt, threshold, taken, squares)
         return ravel_pytree(new)[0].astype(packed.dtype)
 
     def renewed(self, noise: Pair, packed: Array) -> Array:
@@ -198,7 +226,7 @@ class Kernel(NamedTuple):
         """The update as far as its gates are open, turned into the basis and back.
 
         Rows and columns without any signal do not move, and nothing that the inner transformation
-        returns there is spread by the turn.
+        returns there is spread by the turn. Where the kernel divides, the update is a momentum.
         """
         rows, columns = (kronecker.coordinates(s, None, len(self.stack)) > 0 for s in signal)
         moves = rows[..., :, None] & columns[..., None, :]
@@ -206,6 +234,13 @@ class Kernel(NamedTuple):
 
         def straight() -> Array:
             return jnp.where(gates == 0, 0, x * gates)
+
+        def divided() -> Array:
+            view = self.opened(packed)
+            assert view.squares is not None
+            with jax.default_matmul_precision("highest"):
+                y = kronecker.divided(x, view.squares, gates, self.bases(view), view.own)
+            return jnp.where(moves, y, 0)
 
         def turned() -> Array:
             view = self.opened(packed)  # here, so that nothing is unpacked where it is not used
@@ -217,7 +252,10 @@ class Kernel(NamedTuple):
             with jax.default_matmul_precision("highest"):
                 return jnp.where(moves, self._gated(x, gates, bases), 0)
 
-        y = either(~jnp.all(self.opened(packed).own), turned, straight)
+        if self.divides:
+            y = divided()
+        else:
+            y = either(~jnp.all(self.opened(packed).own), turned, straight)
         return fold(y, self.sides, self.shape).astype(update.dtype)
 
     def _gated(self, x: Array, gates: Array, bases: tuple[Array | None, Array | None]) -> Array:

@@ -28,11 +28,13 @@ __all__ = [
     "Pair",
     "Ratios",
     "coordinates",
+    "divided",
     "doubt",
     "eigenvectors",
     "evidence",
     "gated",
     "in_order",
+    "mean_squares",
     "ratios",
     "straightened",
 ]
@@ -44,6 +46,7 @@ Bases = tuple[Array | None, Array | None]
 """Orthogonal matrices, the vectors of the basis in their columns; ``None`` for no turn."""
 
 _SEEN = 1e-7  # of the largest noise of a side; what is smaller is rounding
+_LARGEST = 3.0  # root mean squares in one step; Adam's own bound is 3.2 with its defaults
 
 
 class Ratios(NamedTuple):
@@ -181,6 +184,50 @@ def eigenvectors(noise: Float[Array, "*stack m m"]) -> Float[Array, "*stack m m"
     return jax.lax.map(one, flat).reshape(noise.shape)
 
 
+def mean_squares(sums: Pair, bases: Bases, stack: int) -> Ratios:
+    r"""The mean square of every coordinate in a basis, as a product.
+
+    .. math:: v_{ij} = \frac{(P^T V_r P)_{ii}\, (Q^T V_c Q)_{jj}}{\operatorname{tr} V_r}
+
+    Args:
+        sums: squares of the gradient, summed over its columns and over its rows.
+        bases: the basis of the rows and that of the columns.
+        stack: number of leading axes, which number kernels.
+
+    Source: Shazeer & Stern, "Adafactor", arXiv 1804.04235; in the eigenvectors, Vyas et al.,
+    "SOAP", arXiv 2409.11321, Algorithm 1.
+    """
+    rows, columns = (coordinates(s, b, stack) for s, b in zip(sums, bases, strict=True))
+    rows, columns = (jnp.maximum(x, _SEEN * jnp.max(x, -1, keepdims=True)) for x in (rows, columns))
+    total = jnp.sum(coordinates(sums[0], None, stack), -1, keepdims=True)
+    return Ratios(rows / jnp.where(total > 0, total, 1), columns)
+
+
+def divided(
+    x: Float[Array, "*stack m n"],
+    squares: Ratios,
+    gates: Float[Array, "*stack m n"],
+    bases: Bases,
+    own: Bool[Array, "*stack"],
+) -> Float[Array, "*stack m n"]:
+    """The momentum over the root mean square of the gradient in a basis, and gated.
+
+    Args:
+        x: the momentum of the kernel.
+        squares: of the gradient in the basis. What has none does not move.
+        gates: in the basis, or of the parameters themselves.
+        bases: of the rows and the columns.
+        own: whether the gates are of the parameters themselves.
+    """
+    rows, columns = (jnp.sqrt(v) for v in squares)
+    root = rows[..., :, None] * columns[..., None, :]
+    y = jnp.where(root > 0, _turned(x, *bases) / jnp.where(root > 0, root, 1), 0)
+    y = jnp.clip(y, -_LARGEST, _LARGEST)
+    straight = own[..., None, None]
+    back = _turned(jnp.where(straight, y, y * gates), *_transposed(bases))
+    return jnp.where(straight, back * gates, back)
+
+
 def straightened(
     basis: Float[Array, "*stack m m"], own: Bool[Array, "*stack"]
 ) -> Float[Array, "*stack m m"]:
@@ -209,11 +256,12 @@ def gated(
         None if basis is None else basis[..., :k] for basis, k in zip(bases, corner, strict=True)
     )
     y = _turned(x, left, right) * gates[..., :rows, :columns]
-    return _turned(
-        y,
-        None if left is None else jnp.swapaxes(left, -1, -2),
-        None if right is None else jnp.swapaxes(right, -1, -2),
-    )
+    return _turned(y, *_transposed((left, right)))
+
+
+def _transposed(bases: Bases) -> Bases:
+    left, right = (None if basis is None else jnp.swapaxes(basis, -1, -2) for basis in bases)
+    return left, right
 
 
 def _turned(x: Array, left: Array | None, right: Array | None) -> Array:

@@ -85,19 +85,20 @@ def _look(
     """The views of new evidence; now and then in a new basis."""
     signal, noise = _averages(settings, readings, memory)
     rules = settings.rules(given.kind, motion.units, [isinstance(r, Kernel) for r in readings])
-    leaves = list(zip(readings, signal, noise, rules, strict=True))
+    units = zip(motion.units.signal, motion.units.noise, strict=True)
+    leaves = list(zip(readings, signal, noise, rules, units, strict=True))
 
     def renewed() -> list[Any]:
         new = [
             reading.renewed(n, view) if isinstance(reading, Kernel) else view
-            for (reading, _, n, _), view in zip(leaves, views, strict=True)
+            for (reading, _, n, _, _), view in zip(leaves, views, strict=True)
         ]
         return optax.tree.where(is_renewed(given.count), new, views)
 
     views = either(is_renewed(given.count), renewed, lambda: views)
     return [
-        reading.looked(s, n, view, rule) if isinstance(reading, Kernel) else view
-        for (reading, s, n, rule), view in zip(leaves, views, strict=True)
+        reading.looked(s, n, view, rule, unit) if isinstance(reading, Kernel) else view
+        for (reading, s, n, rule, unit), view in zip(leaves, views, strict=True)
     ]
 
 

@@ -220,6 +220,8 @@ class Gated:
         b1: decay of the gate's own momentum, where ``inner`` keeps none.
         inner_b1: decay of the momentum of ``inner``, where the caller knows it; otherwise it is
             seen from how that momentum moves.
+        divides: whether ``inner`` returns the momentum of kernels, to be divided by the root mean
+            square of their gradient in the eigenvectors of its noise.
     """
 
     inner: optax.GradientTransformation
@@ -227,6 +229,7 @@ class Gated:
     mask: PyTree | Callable[[PyTree], PyTree] | None = None
     b1: Scalar | None = None
     inner_b1: Scalar | None = None
+    divides: bool = False
 
     @property
     def transformation(self) -> optax.GradientTransformationExtraArgs:
@@ -323,7 +326,17 @@ class Gated:
         """How each gated leaf sums its evidence, and the leaves."""
         leaves = [jnp.asarray(p) for p in chosen.pick(params, "params")]
         shapes = zip(chosen.paths, leaves, strict=True)
-        return [read(self.settings.block, path, p.shape) for path, p in shapes], leaves
+        found = [read(self.settings.block, path, p.shape) for path, p in shapes]
+        if self.divides:
+            found = [r._replace(divides=True) if isinstance(r, Kernel) else r for r in found]
+        return found, leaves
+
+    def steps(self, of_kernels: str, of_others: str, params: PyTree) -> PyTree:
+        """A label for every parameter, by whether it is a gated kernel with two sides."""
+        chosen = select(params, self.mask, params)
+        found, _ = self._readings(chosen, params)
+        labels = [of_kernels if isinstance(r, Kernel) else of_others for r in found]
+        return chosen.put(labels, jax.tree.map(lambda _: of_others, params))
 
     def _looks(self, readings: list[Reading]) -> bool:
         """Whether the gate looks at kernels, or would if there were any."""

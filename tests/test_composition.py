@@ -29,6 +29,7 @@ OPTIMIZERS = {
     ),
     "muon": lambda: snrgate.snr_gate(optax.contrib.muon(1e-3)),
     "kernels": functools.partial(snrgate.adamw, 1e-2, block="kronecker"),
+    "soap": functools.partial(snrgate.soap, 1e-2),
     "from_per_example": lambda: snrgate.from_per_example(snrgate.adamw(1e-2)),
 }
 PARAMS = {"kernel": jnp.full((3, 2), 0.5, jnp.float32), "bias": jnp.zeros(2)}
@@ -218,6 +219,7 @@ def test_inject_hyperparams_and_schedules():
 FACTORIES = {
     "adamw": (snrgate.adamw, {"learning_rate": 1e-2, "weight_decay": 0.1}),
     "adam": (snrgate.adam, {"learning_rate": 1e-2, "b1": 0.8}),
+    "soap": (snrgate.soap, {"learning_rate": 1e-2, "b1": 0.8, "weight_decay": 0.1}),
     "snr_gate": (snrgate.snr_gate, {"inner": optax.scale_by_lion(), "z": 1.2}),
 }
 

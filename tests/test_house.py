@@ -25,7 +25,7 @@ LIBRARY = [
     {"memory"},
     {"observe"},
     {"apply"},
-    {"transform", "alias"},
+    {"transform", "alias", "eigenbasis"},
     {"theory", "risk", "preferences"},
     {"__init__"},
     {"models", "estimators"},

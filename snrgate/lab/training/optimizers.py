@@ -7,11 +7,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import optax
 
 import snrgate
+from snrgate.lab.errors import InputError
 from snrgate.lab.kinds import Block, Gate, Noise
 from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.loop import Gradients, exact_moments, mean_gradient
 
-__all__ = ["OPTIMIZERS", "AdamW", "Algorithm1", "Built", "Gated", "Optimizer"]
+__all__ = ["OPTIMIZERS", "AdamW", "Algorithm1", "Built", "Gated", "Optimizer", "Soap"]
 
 
 class Built(NamedTuple):
@@ -142,5 +143,31 @@ class Algorithm1(Gated):
     """Whether the gate multiplies the weight decay too; here it does not."""
 
 
-OPTIMIZERS: dict[str, type[AdamW]] = {"gated": Gated, "adamw": AdamW, "algorithm_1": Algorithm1}
+@dataclasses.dataclass(frozen=True)
+class Soap(Gated):
+    """The gate around Adam in the eigenvectors of the noise; its decay is not gated."""
+
+    block: Block = "kronecker"
+    """What shares a gate; here the evidence has two sides."""
+    fitted: float = 0.0
+    """Share of the noise of the data set that may be fitted; here none."""
+    gate_weight_decay: bool = False
+    """Whether the gate multiplies the weight decay too; here it does not."""
+
+    def build(self, task: Task) -> Built:
+        """The gated SOAP on exact moments."""
+        settings = self.gate_settings(task)
+        if settings.pop("alpha") is not None or self.gate_weight_decay:
+            raise InputError("soap takes neither alpha nor gate_weight_decay; leave them out")
+        decay = self.weight_decay
+        tx = snrgate.soap(self.rate(), self.b1, self.b2, weight_decay=decay, **settings)
+        return Built(tx, self.moments(task))
+
+
+OPTIMIZERS: dict[str, type[AdamW]] = {
+    "gated": Gated,
+    "adamw": AdamW,
+    "algorithm_1": Algorithm1,
+    "soap": Soap,
+}
 """The kinds of optimizers that a config may name."""
