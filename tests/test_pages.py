@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 
 from snrgate.lab import cli
+from snrgate.models import causal_lm
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
     path.name: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
 }
+TINY = ROOT / "tests" / "fixtures" / "causal_lm" / "llama.gguf"
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.M | re.S)
-NEEDED = {"equinox.md": "equinox", "labels.md": "sklearn", "tables.md": "sklearn"}
+NEEDED = {
+    "equinox.md": "equinox",
+    "labels.md": "sklearn",
+    "tables.md": "sklearn",
+    "language_models.md": "gguf",
+}
 """What a page uses besides the library and its examples."""
 
 
@@ -75,11 +82,13 @@ SHOWN = {"devices.md": same_on_all_devices, "twin.md": tells_the_risk}
 def test_the_programs_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     """One namespace a page; where it prints the loss of its steps, the loss falls.
 
-    The estimators alone are given a smaller network and fewer steps: they take half a minute.
+    The estimators alone are given a smaller network and fewer steps, and the pages on language
+    models a tiny one: they take half a minute.
     """
     if page in NEEDED:
         pytest.importorskip(NEEDED[page])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(causal_lm, "smollm2_path", lambda: TINY)
     names = {"__name__": "__main__"}
     with jax.numpy_rank_promotion("allow"):  # as it is for a reader
         for line, program in programs(PAGES[page]):
