@@ -120,18 +120,45 @@ def test_adapters_are_read_and_written_as_peft_does(folder, tmp_path):
     assert written["layers_to_transform"] == (given["layers_to_transform"] or [0, 1])
 
 
+def uneven():
+    """Adapters that are not around the same layers of all blocks, and change the logits."""
+    model = fresh()
+    add_lora(model, 2, targets=("v",), rngs=nnx.Rngs(0))
+    add_lora(model, 2, targets=("q", "down"), first_layer=1, rngs=nnx.Rngs(1))
+    changed = jax.tree.map(lambda x: x + 0.2, nnx.state(model, nnx.LoRAParam))
+    nnx.update(model, changed)
+    return model
+
+
+def test_uneven_adapters_are_written_with_the_name_of_each_layer(tmp_path):
+    model, again = uneven(), fresh()
+    save_adapters(tmp_path, model)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == [
+        "model.layers.0.self_attn.v_proj",
+        "model.layers.1.mlp.down_proj",
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.self_attn.v_proj",
+    ]
+    load_adapters(tmp_path, again)
+    np.testing.assert_array_equal(last_two(again, TOKENS), last_two(model, TOKENS))
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_peft_reads_what_is_written(tmp_path):
+@pytest.mark.parametrize("even", [True, False])
+def test_peft_reads_what_is_written(even, tmp_path):
     peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    model = fresh()
-    load_adapters(FILES / "peft", model)
+    model = fresh() if even else uneven()
+    if even:
+        load_adapters(FILES / "peft", model)
     save_adapters(tmp_path, model, "llama")
     base = transformers.AutoModelForCausalLM.from_pretrained(FILES / "llama", dtype=torch.float32)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    count = sum("lora" in name for name, _ in theirs.named_parameters())
+    assert count == len(jax.tree.leaves(nnx.state(model, nnx.LoRAParam)))
     with torch.no_grad():
         logits = theirs(torch.tensor(EXPECTED["tokens"])).logits[:, -2:]
-    np.testing.assert_allclose(logits, EXPECTED["peft"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits, last_two(model, TOKENS), rtol=0, atol=1e-4)
 
 
 def test_the_real_model_is_that_of_transformers():
@@ -161,12 +188,13 @@ def test_the_parts_compose_and_padding_changes_nothing_before_it():
         padded = jnp.pad(tokens, ((0, 0), (0, 3)), constant_values=5)
         lower = model.run(model.embed(padded), last=1)
         upper = model.run(lower, first=1)
-        one = model(tokens[0])  # without a batch
-        return model.logits(upper[:, : tokens.shape[1]][:, -2:]), one[-2:]
+        one, nested = model(tokens[0]), model(tokens[:, None, None])  # any number of axes
+        return model.logits(upper[:, : tokens.shape[1]][:, -2:]), one[-2:], nested[..., -2:, :]
 
-    logits, one = by_parts(loaded("qwen2").model, TOKENS)
+    logits, one, nested = by_parts(loaded("qwen2").model, TOKENS)
     np.testing.assert_allclose(logits, EXPECTED["qwen2"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(one, EXPECTED["qwen2"][0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(nested[:, 0, 0], EXPECTED["qwen2"], rtol=0, atol=1e-4)
 
 
 def test_a_model_in_bfloat16_computes_in_it():
@@ -325,6 +353,9 @@ def metadata():
         ("llama.rope.dimension_count", 4),
         ("llama.attention.value_length", 16),
         ("llama.expert_count", 8),
+        ("llama.attention.head_count", [4]),
+        ("llama.attention.head_count_kv", [2]),
+        ("llama.feed_forward_length", [32]),
         ("llama.attention.sliding_window", 4096),
         ("llama.block_count", None),
     ],
@@ -435,6 +466,10 @@ def test_conversations_without_a_template_or_that_it_refuses():
     strict = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ValueError, match="roles must alternate"):
         Tokenizer(backend, template=strict, special={}).chat(TEXTS["chat"])
+    with pytest.raises(ValueError, match="refuses this conversation"):
+        loaded("llama").tokenizer.chat([{"role": "user", "content": None}])
+    with pytest.raises(ValueError, match="refuses this conversation"):
+        loaded("llama").tokenizer.chat([{"role": "user"}])
     evil = "{{ messages.__class__.__mro__ }}"
     with pytest.raises(ValueError, match="unsafe"):
         Tokenizer(backend, template=evil, special={}).chat(TEXTS["chat"])
@@ -467,6 +502,9 @@ def test_adapters_that_do_not_fit_are_refused(settings, message):
         ("modules_to_save", ["lm_head"]),
         ("alpha_pattern", {"q_proj": 3}),
         ("fan_in_fan_out", True),
+        ("init_lora_weights", "pissa"),
+        ("rank_pattern", {"v_proj": 1}),
+        ("something_new", 1),
         ("lora_alpha", None),
         ("r", 3),
     ],

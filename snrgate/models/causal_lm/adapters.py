@@ -27,13 +27,13 @@ _SUPPORTED = {
     "megatron_core": ("megatron.core",),
     "qalora_group_size": (16,),
     "layers_pattern": (None, "layers", ["layers"]),
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
 }
-"""Entries of PEFT that are never empty, and the values with which they change nothing."""
+"""Entries of PEFT that are never empty, and the values with which the model is what it was."""
 _KNOWN = {
     *("peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform"),
     *("task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping"),
-    *("lora_dropout", "init_lora_weights", "peft_version", "exclude_modules", "runtime_config"),
-    *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+    *("lora_dropout", "peft_version", "exclude_modules", "runtime_config", "eva_config"),
     *_SUPPORTED,
 }
 """Entries that are read, follow from the tensors, or matter only before or during a training."""
@@ -153,7 +153,11 @@ def save_adapters(folder: str | os.PathLike, model: CausalLM, base_model: str = 
 
 
 def _peft_config(rank: int, places: list[tuple[int, str]], base_model: str) -> dict[str, Any]:
-    layers = sorted({layer for layer, _ in places})
+    layers, targets = (sorted(set(part)) for part in zip(*places, strict=True))
+    everywhere = len(places) == len(layers) * len(targets)
+    modules = [HUGGING_FACE[target] for target in targets]
+    if not everywhere:
+        modules = [_name(layer, target).removeprefix(_PREFIX) for layer, target in places]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -165,8 +169,8 @@ def _peft_config(rank: int, places: list[tuple[int, str]], base_model: str) -> d
         "fan_in_fan_out": False,
         "use_rslora": False,
         "use_dora": False,
-        "target_modules": sorted({HUGGING_FACE[target] for _, target in places}),
-        "layers_to_transform": layers,
+        "target_modules": sorted(modules),
+        "layers_to_transform": layers if everywhere else None,
         "inference_mode": True,
     }
 

@@ -44,6 +44,7 @@ class _Attention(nnx.Module):
             y.reshape(*y.shape[:-1], -1, self.head_width) for y in (self.q(x), self.k(x), self.v(x))
         )
         q, k = rotate(q, self.theta), rotate(k, self.theta)
+        q, k, v = (y.reshape(-1, *y.shape[-3:]) for y in (q, k, v))  # one axis of sequences
         mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         return self.o(mixed.reshape(*x.shape[:-1], -1))
 

@@ -75,6 +75,9 @@ def config_from(
         raise ValueError(f"{where}: these entries are missing: {', '.join(missing)}")
     if "token_embd.weight" not in shapes:
         raise ValueError(f"{where}: the tensor token_embd.weight is missing")
+    for name in (*_SIZES, "attention.head_count_kv"):
+        if isinstance(given.get(name), list):
+            refuse(where, f"{kind}.{name}", given[name], "one number for all layers")
     sizes = {ours: given[theirs] for theirs, ours in _SIZES.items()}
     heads = sizes["heads"]
     head_width = given.get("attention.key_length") or sizes["width"] // heads

@@ -94,7 +94,7 @@ class Tokenizer:
                 documents=None,
                 **self._special,
             )
-        except error as reason:
+        except (error, TypeError) as reason:
             raise ValueError(f"The chat template refuses this conversation: {reason}") from reason
 
 
