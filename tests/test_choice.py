@@ -92,3 +92,12 @@ def test_a_twin_needs_rows_that_come_back():
         GatedRegressor(**QUICK, z="twin").partial_fit(x, y)
     with pytest.raises(ValueError, match="z = 'twins' must be positive, or 'twin'"):
         GatedRegressor(**QUICK, z="twins").fit(x, y)
+
+
+def test_a_fit_with_a_number_leaves_nothing_of_a_choice_before_it():
+    x, y = wave(0.5, n=40)
+    quick = QUICK | {"steps": 20}
+    model = GatedRegressor(z="twin", random_state=0, **quick).fit(x, y)
+    assert model.z_ in THRESHOLDS and model.risks_
+    model.set_params(z=0.7).fit(x, y)
+    assert (model.z_, model.risks_) == (0.7, {})

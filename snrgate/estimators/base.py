@@ -137,6 +137,7 @@ class Gated(BaseEstimator):
         self.network_[0]["kernel"] = _filled(self.network_[0]["kernel"].T).T
         self.optimizer_state_ = start(self.network_, self._rates(1.0, 1.0, 1.0), self.block)
         self.loss_curve_ = []
+        self.z_, self.risks_ = self.z, {}  # a twin may choose another one
 
     def _rates(self, z: float, dataset_size: float, steps: float) -> Rates:
         values = self.learning_rate, self.weight_decay, z, dataset_size, steps

@@ -49,9 +49,10 @@ class GatedRegressor(RegressorMixin, Gated):
         feature_names_in_: their names, if they all have one that is a text.
         network_: kernels and biases of the layers.
         loss_curve_: mean training loss of every 25 steps (of every step of ``partial_fit``).
-        z_: the threshold that was chosen, where ``z="twin"``.
+        z_: the threshold that the network was trained with, ``z`` or what the twin chose.
         risks_: of each threshold that was tried, the estimated risk on new rows and its standard
-            error: the loss of the training, in nats or in units of the targets' variances.
+            error: the loss of the training, in nats or in units of the targets' variances. Empty
+            where ``z`` is a number.
 
     Example:
         >>> from sklearn.datasets import load_diabetes
