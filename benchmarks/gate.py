@@ -3,9 +3,9 @@
     OPENBLAS_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python benchmarks/gate.py
 
 One thread, so that processor time is what the work takes. Every task is trained by AdamW, by the
-gate with units and by the gate with kernels. Stretches of 100 steps are timed in turns, after the
-first 100. Times are medians, as ratios to AdamW's of the same round. Memory is that of the
-compiled stretch, and of the state of the optimizer. Writes ``results/gate/README.md``.
+gate with units, by the gate with kernels and by SOAP behind it. Stretches of 100 steps are timed in
+turns, after the first 100. Times are medians, as ratios to AdamW's of the same round. Memory is
+that of the compiled stretch, and of the state of the optimizer. Writes ``results/gate/README.md``.
 """
 
 import dataclasses
@@ -21,12 +21,13 @@ import tyro
 
 from snrgate.lab.study.rows import ROWS
 from snrgate.lab.training.loop import init, make_stretch
-from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.optimizers import AdamW, Gated, Soap
 
 OPTIMIZERS: dict[str, AdamW] = {
     "AdamW": AdamW(),
     "units": Gated(),
     "kernels": Gated(block="kronecker", fitted=0.0),
+    "soap": Soap(),
 }
 STEPS = 100
 

@@ -177,7 +177,7 @@ def page(found: dict[Key, Result]) -> str:
         "Contender and step chosen together: the test metric of what is chosen. The hold-out is a",
         "tenth of the examples; *retrained* is the same choice, trained on all of them. *Folds* is",
         "the choice of five-fold cross-validation, trained on all examples. It takes five runs",
-        "more for each contender.",
+        "more for each contender. In brackets: the twin's choice on the same seeds; their number.",
         "",
         "| row | oracle | twin | hold-out | retrained | folds |",
         "|:--|--:|--:|--:|--:|--:|",
@@ -188,8 +188,15 @@ def page(found: dict[Key, Result]) -> str:
         if whole:
             *rules, chosen = zip(*(_of_all(runs) for runs in whole.values()), strict=True)
             cells = [f"{statistics.median(v):.3g}" for v in rules]
-            folded = [f for s, runs in whole.items() if (f := _of_folds(found, row, s, runs))]
-            cells.append(f"{statistics.median(folded):.3g} ({len(folded)})" if folded else "-")
+            pairs = [
+                (f, _of_all(runs)[1])
+                for s, runs in whole.items()
+                if (f := _of_folds(found, row, s, runs))
+            ]
+            folds, twin = (
+                (f"{statistics.median(v):.3g}" for v in zip(*pairs, strict=True)) if pairs else "--"
+            )
+            cells.append(f"{folds} ({twin}; {len(pairs)})" if pairs else "-")
             text.append(f"| {row} ({len(whole)}) | {' | '.join(cells)} |")
             names.append(f"- {row}: {'; '.join(chosen)}")
     return "\n".join([*text, "", "Contenders that the twins choose, seed by seed:", "", *names, ""])

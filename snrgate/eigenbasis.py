@@ -76,8 +76,7 @@ def soap(
         gate_mask: the ``mask`` of :func:`snrgate.snr_gate`. What is not gated takes Adam's step.
 
     Returns:
-        An optax transformation; ``update`` needs ``params`` where there is weight decay, and
-        otherwise takes what :func:`snrgate.adamw` takes.
+        An optax transformation; ``update`` needs ``params``, as that of :func:`snrgate.adamw`.
 
     Raises:
         ValueError: a block without kernels, and as :func:`snrgate.snr_gate`.

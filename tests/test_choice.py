@@ -98,6 +98,7 @@ def test_a_fit_with_a_number_leaves_nothing_of_a_choice_before_it():
     x, y = wave(0.5, n=40)
     quick = QUICK | {"steps": 20}
     model = GatedRegressor(z="twin", random_state=0, **quick).fit(x, y)
-    assert model.z_ in THRESHOLDS and model.risks_
+    assert model.z_ in THRESHOLDS
+    assert model.risks_
     model.set_params(z=0.7).fit(x, y)
     assert (model.z_, model.risks_) == (0.7, {})

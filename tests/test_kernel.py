@@ -321,6 +321,23 @@ def test_a_turn_of_the_open_corner_alone_gives_the_same(open_rows, monkeypatch):
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("make", "products"), [(snrgate.adam, 10), (snrgate.soap, 12)])
+def test_an_update_takes_the_products_of_matrices_that_are_counted(make, products):
+    """Two for the squares, four for the coordinates, four for the turn; two more for SOAP."""
+    n, tx = 128, make(1e-3, block="kronecker")
+    w = jax.ShapeDtypeStruct((n, n), jnp.float32)
+    state = jax.eval_shape(tx.init, {"w": w})
+    sums = SideSums(w, w, default_sides("w", (n, n)))
+
+    @jax.jit
+    def update(grads, state, sums):
+        return tx.update(grads, state, grads, sum_sq_diff_grads={"w": sums}, sample_size=SIZE)
+
+    counted = update.lower({"w": w}, state, sums).compile().cost_analysis()["flops"]
+    corner = 1.25  # the other branch of the turn
+    assert counted < (2 * products + corner + 0.6) * n**3
+
+
 def test_nothing_of_a_silent_row_is_spread_by_the_turn():
     """An inner transformation that divides by zero there must not reach the other rows."""
     gradients = collinear()[1].at[:, 4].set(0.0)
