@@ -1,4 +1,4 @@
-"""The command line: ``snrgate denoise``, ``audit``, ``train``, ``compare`` and ``study``."""
+"""The command line: ``snrgate denoise``, ``audit``, ``dpo``, ``train``, ``compare``, ``study``."""
 
 import argparse
 import dataclasses
@@ -26,6 +26,7 @@ commands:
   denoise   take the noise out of a photo of yours: snrgate denoise my.jpg --out clean.png
             without a photo: a demonstration, which adds noise to a photo and compares
   audit     find the wrong labels of a table, or of pictures: snrgate audit data.csv --label COLUMN
+  dpo       teach a language model preferences: snrgate dpo pairs.jsonl --model FOLDER
   train     one optimizer on one task: snrgate train digits, or digits/adamw
   compare   a task's optimizers side by side: snrgate compare digits
   study     run the study, or what is missing of it: snrgate study --list
@@ -257,6 +258,34 @@ def audit(args: Sequence[str]) -> None:
     run(tyro.cli(Audit, args=list(args), prog="snrgate audit"))
 
 
+def dpo(args: Sequence[str]) -> None:
+    """Teach a language model preferences.
+
+    Args:
+        args: the command line after ``dpo``.
+
+    Raises:
+        InputError: an argument, the pairs or the model cannot be used.
+        Stopped: SIGINT or SIGTERM came. The run is saved.
+    """
+    from snrgate.lab.commands.dpo import Dpo
+    from snrgate.lab.commands.dpo import dpo as run
+    from snrgate.lab.training.folder import stored_settings
+
+    place, rest = _place(args, Path("runs/dpo"))
+    if place.config is not None:
+        raise InputError("snrgate dpo has no --config; give its settings as options")
+    settings = stored_settings(place.out, Dpo()) if place.resume else Dpo()
+    if any(word in _HELP for word in rest):
+        where = [line for line in _options(settings, place) if "config" not in line.option]
+        shown = [line for line in where if not line.option.startswith("--pairs")]
+        about = f"{Dpo.__doc__} Labels may be wrong. {_ABOUT}"
+        _show_help(
+            "snrgate dpo PAIRS.jsonl --model FOLDER|FILE.gguf [OPTIONS]", about, {"run": shown}
+        )
+    run(_parsed(Dpo, rest, settings, "snrgate dpo"), place.out, resume=place.resume)
+
+
 def study(args: Sequence[str]) -> None:
     """Run the study, or what is missing of it.
 
@@ -276,6 +305,7 @@ def study(args: Sequence[str]) -> None:
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "denoise": denoise,
     "audit": audit,
+    "dpo": dpo,
     "train": train,
     "compare": compare,
     "study": study,

@@ -21,11 +21,14 @@ class Group(NamedTuple):
         loss: ``(params, example) -> scalar``.
         sample: ``(key, number) -> examples``, independent draws with a leading axis.
         dataset_size: number of different examples, ``None`` where every draw is new.
+        tilt: temperature of the mean over a batch, in units of the loss
+            (:func:`snrgate.preferences.tilted_mean`); ``None`` is the plain mean.
     """
 
     loss: Callable[[PyTree, PyTree], Array]
     sample: Callable[[Array, int], PyTree]
     dataset_size: int | None
+    tilt: float | None = None
 
 
 class Supervised(NamedTuple):
@@ -74,6 +77,7 @@ class Task(NamedTuple):
         metric: name of the scalar that counts.
         higher_is_better: whether a higher metric is better.
         supervised: the parts of the task where it has one data set with targets.
+        large: whether the losses use arrays that are too large to be constants of a program.
     """
 
     params: PyTree
@@ -82,6 +86,7 @@ class Task(NamedTuple):
     metric: str
     higher_is_better: bool
     supervised: Supervised | None = None
+    large: bool = False
 
 
 def of_data(

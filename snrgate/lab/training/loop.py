@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from snrgate.annotations import Array, Int, PyTree
+from snrgate.annotations import Array, Float, Int, PyTree
 from snrgate.lab.tasks.task import Group
+from snrgate.lab.training.constants import with_large_arguments
 from snrgate.moments import add_groups, value_and_moments
+from snrgate.preferences import tilted_mean, tilted_value_and_moments
 from snrgate.transform import measures_next
 
 __all__ = [
@@ -60,12 +62,16 @@ def mean_loss(groups: Sequence[Group]) -> Callable[[PyTree, Batches], Array]:
 
     def loss(params: PyTree, batches: Batches) -> Array:
         losses = [
-            jnp.mean(jax.vmap(group.loss, (None, 0))(params, batch))
+            _mean(jax.vmap(group.loss, (None, 0))(params, batch), group.tilt)
             for group, batch in zip(groups, batches, strict=True)
         ]
         return jnp.sum(jnp.stack(losses))
 
     return loss
+
+
+def _mean(losses: Float[Array, " b"], tilt: float | None) -> Float[Array, ""]:
+    return jnp.mean(losses) if tilt is None else tilted_mean(losses, tilt)
 
 
 def mean_gradient(groups: Sequence[Group]) -> Gradients:
@@ -96,7 +102,12 @@ def exact_moments(
         block: the block of the gate.
         b1: decay of the momentum.
     """
-    functions = [value_and_moments(group.loss, block=block) for group in groups]
+    functions = [
+        value_and_moments(group.loss, block=block)
+        if group.tilt is None
+        else tilted_value_and_moments(group.loss, group.tilt, block=block)
+        for group in groups
+    ]
 
     def gradients(
         params: PyTree, batches: Batches, measure: Any = True
@@ -126,6 +137,7 @@ def make_stretch(
     batch_size: int,
     seed: int,
     mesh: jax.sharding.Mesh | None = None,
+    large: bool = False,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Compile some steps of training into one call.
 
@@ -142,6 +154,7 @@ def make_stretch(
         seed: seed of the batches.
         mesh: devices over which every batch is split, along the only axis of the mesh. The state
             is on all of them.
+        large: whether the groups use arrays that are too large to be constants of the program.
 
     Returns:
         ``(state, length=steps) -> (state, metrics)``. The metrics are ``loss``, and
@@ -182,9 +195,10 @@ def make_stretch(
         )
         return state, jax.tree.map(lambda x: jnp.where(ok, x, jnp.nan), metrics)
 
-    @partial(jax.jit, static_argnames="length")
     def stretch(state: TrainState, *, length: int) -> tuple[TrainState, dict[str, Array]]:
         state, metrics = jax.lax.scan(step, state, length=length)
         return state, jax.tree.map(jnp.nanmean, metrics)
 
-    return stretch
+    if large:
+        return with_large_arguments(stretch)
+    return jax.jit(stretch, static_argnames="length")

@@ -120,6 +120,7 @@ def fit(
         batch_size=settings.batch_size,
         seed=settings.seed,
         mesh=mesh,
+        large=task.large,
     )
     state = start(settings, task) if state is None else state
     while (step := int(state.step)) < settings.steps:

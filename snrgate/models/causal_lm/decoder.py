@@ -1,17 +1,21 @@
 """A decoder of the Llama and Qwen2 family: rotary positions, grouped queries, gated MLPs."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from snrgate.annotations import Array, Float, Int
+from snrgate.annotations import Array, Bool, Float, Int
 from snrgate.models.causal_lm.config import Config
 
-__all__ = ["CausalLM"]
+__all__ = ["CausalLM", "Layout"]
 
 
-def rotate(x: Float[Array, "*b t h k"], theta: float) -> Float[Array, "*b t h k"]:
+def rotate(
+    x: Float[Array, "*b t h k"], theta: float, positions: Int[Array, "*b t"] | None = None
+) -> Float[Array, "*b t h k"]:
     """Turn each pair of a head's numbers by an angle that grows with the position.
 
     The pair ``(x[i], x[i + k/2])`` at position ``t`` is turned by ``t * theta**(-2i/k)``
@@ -20,11 +24,34 @@ def rotate(x: Float[Array, "*b t h k"], theta: float) -> Float[Array, "*b t h k"
     """
     *_, length, _, size = x.shape
     frequency = theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
-    angle = jnp.outer(jnp.arange(length, dtype=jnp.float32), frequency)[:, None]
+    positions = jnp.arange(length) if positions is None else positions
+    angle = jnp.einsum("...t,k->...tk", positions.astype(jnp.float32), frequency)[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cos, sin = (jnp.broadcast_to(f(angle), first.shape) for f in (jnp.cos, jnp.sin))
     turned = (first * cos - second * sin, second * cos + first * sin)
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+class Layout(NamedTuple):
+    """Where the tokens of a sequence stand, which of them see which, and what is asked for.
+
+    Attributes:
+        positions: of the tokens, ``(*b, t)``; ``None`` counts them from 0.
+        mask: whether the token of a row sees that of a column, ``(*b, t, t)``; ``None`` is causal.
+        at: indices of the tokens whose hidden states are wanted, ``(*b, q)``; ``None`` is all.
+            It needs positions and a mask.
+    """
+
+    positions: Int[Array, "*b t"] | None = None
+    mask: Bool[Array, "*b t t"] | None = None
+    at: Int[Array, "*b q"] | None = None
+
+
+_ONE_TEXT = Layout()
+
+
+def _rows(x: Array, at: Int[Array, "*b q"] | None) -> Array:
+    return x if at is None else jnp.take_along_axis(x, at[..., None], axis=-2)
 
 
 class _Attention(nnx.Module):
@@ -39,14 +66,26 @@ class _Attention(nnx.Module):
         self.v = linear(config.width, keys, config.qkv_bias)
         self.o = linear(queries, config.width, False)
 
-    def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
+    def __call__(self, x: Float[Array, "*b t d"], layout: Layout) -> Float[Array, "*b q d"]:
+        positions, mask, at = layout
+        queries = _rows(x, at)
         q, k, v = (
-            y.reshape(*y.shape[:-1], -1, self.head_width) for y in (self.q(x), self.k(x), self.v(x))
+            y.reshape(*y.shape[:-1], -1, self.head_width)
+            for y in (self.q(queries), self.k(x), self.v(x))
         )
-        q, k = rotate(q, self.theta), rotate(k, self.theta)
+        if at is None or positions is None:
+            at_queries = positions
+        else:
+            at_queries = jnp.take_along_axis(positions, at, -1)
+        q, k = rotate(q, self.theta, at_queries), rotate(k, self.theta, positions)
         q, k, v = (y.reshape(-1, *y.shape[-3:]) for y in (q, k, v))  # one axis of sequences
-        mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-        return self.o(mixed.reshape(*x.shape[:-1], -1))
+        if mask is None:
+            mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        else:
+            seen = _rows(mask, at)
+            seen = seen.reshape(-1, 1, *seen.shape[-2:])
+            mixed = jax.nn.dot_product_attention(q, k, v, mask=seen)
+        return self.o(mixed.reshape(*queries.shape[:-1], -1))
 
 
 class _MLP(nnx.Module):
@@ -69,8 +108,8 @@ class _Block(nnx.Module):
         self.mlp_norm = _norm(config, dtype, rngs)
         self.mlp = _MLP(config, dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
-        x = x + self.attention(self.attention_norm(x))
+    def __call__(self, x: Float[Array, "*b t d"], layout: Layout) -> Float[Array, "*b q d"]:
+        x = _rows(x, layout.at) + self.attention(self.attention_norm(x), layout)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -129,17 +168,26 @@ class CausalLM(nnx.Module):
         return self.tokens(tokens)
 
     def run(
-        self, hidden: Float[Array, "*b t d"], first: int = 0, last: int | None = None
-    ) -> Float[Array, "*b t d"]:
+        self,
+        hidden: Float[Array, "*b t d"],
+        first: int = 0,
+        last: int | None = None,
+        layout: Layout = _ONE_TEXT,
+    ) -> Float[Array, "*b q d"]:
         """The hidden states after the blocks ``first`` to ``last - 1``, counted from 0.
 
         Args:
             hidden: the hidden states before the block ``first``, from position 0 on.
             first: the first block.
             last: the block to stop before. ``None`` means: after all.
+            layout: positions and mask, for several texts in one sequence, and the tokens that are
+                wanted; by default one text, and all of them. Only these tokens go through the last
+                of the blocks as more than keys and values.
         """
-        for block in self.blocks[first:last]:
-            hidden = block(hidden)
+        blocks = self.blocks[first:last]
+        for i, block in enumerate(blocks):
+            at = layout.at if i == len(blocks) - 1 else None
+            hidden = block(hidden, layout._replace(at=at))
         return hidden
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:

@@ -1,0 +1,389 @@
+"""``snrgate dpo``: its data, the task of learning preferences, and the command."""
+
+import io
+import json
+import math
+import tarfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import snrgate
+from snrgate.lab.cli import main
+from snrgate.lab.errors import InputError
+from snrgate.lab.tasks.packing import layout, pack, tokenised
+from snrgate.lab.tasks.pairs import Pair, read_pairs
+from snrgate.lab.tasks.preferences import Learning, examples, make_task, with_adapters
+from snrgate.lab.tasks.ratings import rated_pairs, read_ratings
+from snrgate.lab.training import constants
+from snrgate.lab.training.loop import exact_moments, mean_gradient
+from snrgate.models.causal_lm import load, load_adapters
+
+MODELS = Path(__file__).parent / "fixtures" / "causal_lm"
+SAY = {"role": "user", "content": "hello"}
+GOOD, BAD = ({"role": "assistant", "content": text} for text in ("fine day", "no"))
+PLAIN = [
+    Pair("the sky is ", "blue and wide", "green"),
+    Pair("a", "b", "c c c c c"),
+    Pair("what is it that they say here? ", "no", "yes"),
+]
+
+
+def written(tmp_path, *lines):
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"".join(x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines))
+    return path
+
+
+def line(**values):
+    return json.dumps(values).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "pair"),
+    [
+        ({"prompt": "p", "chosen": " a", "rejected": " b"}, Pair("p", " a", " b")),
+        (
+            {"chosen": "So it is good", "rejected": "So it is bad"},
+            Pair("So it is", " good", " bad"),
+        ),
+        ({"prompt": [SAY], "chosen": [GOOD], "rejected": [BAD]}, Pair([SAY], [GOOD], [BAD])),
+        ({"chosen": [SAY, GOOD], "rejected": [SAY, BAD]}, Pair([SAY], [GOOD], [BAD])),
+        (
+            {"prompt": "hello", "chosen": [SAY, GOOD], "rejected": [SAY, BAD], "score": 3},
+            Pair([SAY], [GOOD], [BAD]),
+        ),
+    ],
+)
+def test_the_forms_of_trl_are_read(found, pair, tmp_path):
+    path = written(tmp_path, b"\xef\xbb\xbf", line(**found), b"\r\n", line(**found))
+    read = read_pairs(path)
+    assert read.pairs == [pair, pair]
+    assert read.lines == [1, 3]
+    assert read.report() == ""
+
+
+MALFORMED = {
+    b"{": "it is not JSON",
+    b"[]": "it is not an object",
+    b"\xff": "it is not UTF-8",
+    line(prompt="p", chosen="a").strip(): "there is no rejected",
+    line(prompt="p", chosen="a", rejected=3).strip(): "rejected is neither a text nor",
+    line(prompt="p", chosen="a", rejected="a").strip(): "both replies are the same",
+    line(prompt="p", chosen="", rejected="a").strip(): "a reply is empty",
+    line(chosen="a", rejected="b").strip(): "do not begin alike",
+    line(chosen="So a", rejected="So a b").strip(): "a reply is empty",
+    line(chosen=[GOOD], rejected="b").strip(): "one reply is a text",
+    line(prompt=[SAY], chosen="a", rejected="b").strip(): "the prompt is a conversation",
+    line(chosen=[SAY, {"role": "x"}], rejected=[SAY, BAD]).strip(): "has no role or no content",
+    line(prompt="p", chosen="a", rejected="b", images=["x"]).strip(): "images cannot be used",
+}
+
+
+@pytest.mark.parametrize("bad", MALFORMED, ids=range(len(MALFORMED)))
+def test_malformed_lines_are_named_and_refused_or_skipped(bad, tmp_path):
+    good = line(prompt="p", chosen="a", rejected="b")
+    path = written(tmp_path, good, bad + b"\n", good)
+    with pytest.raises(InputError, match=rf"line 2: .*{MALFORMED[bad]}"):
+        read_pairs(path)
+    read = read_pairs(path, skip=True)
+    assert len(read.pairs) == 2
+    assert read.lines == [1, 3]
+    assert "1 of 3 lines were skipped: line 2: " in read.report()
+    assert MALFORMED[bad] in read.report()
+    with pytest.raises(InputError, match="has no pairs"):
+        read_pairs(written(tmp_path, bad), skip=True)
+
+
+def archive(tmp_path, ratings, *, inside=True):
+    """An archive like that of vaderSentiment, of texts with their ratings."""
+
+    def packed(files):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:gz") as out:
+            for name, content in files.items():
+                entry = tarfile.TarInfo(f"folder/{name}")
+                entry.size = len(content)
+                out.addfile(entry, io.BytesIO(content))
+        return buffer.getvalue()
+
+    rows = list(enumerate(ratings, 1))
+    rated = "".join(f"{i}\t9.9\t0.1\t{values}\n" for i, (_, values) in rows)
+    texts = "".join(f"{i}\t9.9\t{text}\n" for i, (text, _) in rows)
+    inner = packed(
+        {
+            "movieReviewSnippets_anonDataRatings.txt": b"\xef\xbb\xbf" + rated.encode(),
+            "movieReviewSnippets_GroundTruth.txt": texts.encode(),
+        }
+    )
+    path = tmp_path / "archive.tar.gz"
+    path.write_bytes(packed({"hutto_ICWSM_2014.tar.gz": inner}) if inside else inner)
+    return path
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_ratings_are_read_with_means_of_their_own_and_without_duplicates(inside, tmp_path):
+    given = [("Good  film", [3, 4, -1]), ("bad", [-1, -2, 0]), ("good film", [4])]
+    read = read_ratings(archive(tmp_path, given, inside=inside), "movies")
+    assert read.texts == ["Good film", "bad"]
+    assert read.duplicates == 1
+    assert read.means.tolist() == [2.5, -1.0]
+
+
+def test_what_is_no_archive_of_ratings_is_refused(tmp_path):
+    path = archive(tmp_path, [("a", [1, 7])])
+    with pytest.raises(InputError, match=r"text 1 in .* are no list of numbers from -4 to 4"):
+        read_ratings(path, "movies")
+    with pytest.raises(InputError, match="there is no tweets_anonDataRatings"):
+        read_ratings(path, "tweets")
+    path.write_bytes(b"no archive")
+    with pytest.raises(InputError, match="neither the source package of vaderSentiment"):
+        read_ratings(path, "movies")
+    with pytest.raises(InputError, match="pip download"):
+        read_ratings(tmp_path / "none", "movies")
+
+
+def many_ratings(count=400):
+    """Texts that 9 of 10 humans like, or dislike; every fourth number is a text of its own."""
+    rng = np.random.default_rng(1)
+    signs = np.where(np.arange(count) % 2, 1, -1)
+    votes = np.where(rng.random((count, 10)) < 0.1, -2, 2) * signs[:, None]
+    return [(f"text {i}", votes[i].tolist()) for i in range(count)]
+
+
+def test_labels_of_rated_pairs_are_those_of_one_human_and_the_test_is_of_other_texts(tmp_path):
+    read = read_ratings(archive(tmp_path, many_ratings()), "movies")
+    made = rated_pairs(read, "movies", train=300, test=80, seed=2)
+    assert not {p.prompt for p in made.train} & {p.prompt for p in made.test}
+    liked = {t: m > 0 for t, m in zip(read.texts, read.means, strict=True)}
+
+    def right(pair):
+        text = pair.prompt.removeprefix("Film review: ").removesuffix(" My verdict: I")
+        return (pair.chosen == " liked it.") == liked[text]
+
+    assert all(map(right, made.test))
+    np.testing.assert_array_equal([not right(p) for p in made.train], made.wrong)
+    # One of ten humans disagrees: 30 of 300, with a standard deviation of about 5.
+    assert 10 <= made.natural.sum() <= 50
+    swapped = rated_pairs(read, "movies", train=300, test=80, seed=2, swap=0.3)
+    np.testing.assert_array_equal(swapped.natural, made.natural)
+    assert np.sum(swapped.wrong != swapped.natural) == 90
+    with pytest.raises(InputError, match="need 500"):
+        rated_pairs(read, "movies", train=300, test=200)
+
+
+@pytest.fixture(scope="module", params=["llama.gguf"])
+def pretrained(request):
+    return load(MODELS / request.param)
+
+
+def alone(model, prompt, reply):
+    """The log-probability of one reply, from the logits of prompt and reply alone."""
+    logits = nnx.jit(lambda m, x: m(x))(model, jnp.array(prompt + reply))
+    log = jax.nn.log_softmax(logits)[len(prompt) - 1 : -1]
+    return float(jnp.sum(log[jnp.arange(len(reply)), jnp.array(reply)]))
+
+
+def test_packed_replies_have_the_log_probabilities_that_they_have_alone(pretrained):
+    model = pretrained.model
+    texts = [tokenised(pair, pretrained.tokenizer) for pair in PLAIN]
+    for layers in (1, len(model.blocks)):
+        found = examples(model, pack(texts, 200), layers).reference
+        wanted = [[alone(model, p, r) for r in replies] for p, *replies in texts]
+        np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-4)
+
+
+def test_replies_of_conversations_are_those_of_the_chat_template(pretrained):
+    tokenizer = pretrained.tokenizer
+    prompt, chosen, rejected = tokenised(Pair([SAY], [GOOD], [BAD]), tokenizer)
+    for reply, message in ((chosen, GOOD), (rejected, BAD)):
+        assert tokenizer.decode(prompt + reply) == tokenizer.chat([SAY, message])
+    with pytest.raises(InputError, match=r"pair 1 has .* tokens, and length = 3"):
+        pack([(prompt, chosen, rejected)], 3)
+
+
+def learned(pretrained, settings, count=6):
+    texts = [tokenised(PLAIN[i % 3], pretrained.tokenizer) for i in range(count)]
+    data = examples(pretrained.model, pack(texts, 200), settings.layers)
+    model = with_adapters(pretrained.model, settings, 0)
+    task = make_task(model, settings, data, data, data, kl_pairs=2)
+    # Adapters begin at zero; here they are moved, so that there is something to see.
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    moved = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), task.params)
+    return task, moved, data
+
+
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "rdpo"])
+def test_moments_of_a_pair_are_those_of_its_gradients(loss):
+    pretrained = load(MODELS / "llama.gguf")
+    task, params, data = learned(pretrained, Learning(loss=loss, layers=1, rank=2))
+    (group,) = task.groups
+    _, moments = jax.jit(snrgate.value_and_moments(group.loss, block="parameter"))(params, data)
+    single = jax.jit(jax.vmap(jax.grad(group.loss), (None, 0)))(params, data)
+    for mean, sums, each in zip(*map(jax.tree.leaves, (*moments[:2], single)), strict=True):
+        scale = float(jnp.max(jnp.abs(each)))
+        np.testing.assert_allclose(mean, jnp.mean(each, 0), rtol=1e-3, atol=1e-5 * scale)
+        wanted = jnp.sum(jnp.square(each - jnp.mean(each, 0, keepdims=True)), 0)
+        np.testing.assert_allclose(sums, wanted, rtol=1e-3, atol=1e-5 * scale**2)
+
+
+def test_dr_dpo_is_trained_on_the_tilted_mean_of_a_batch():
+    pretrained = load(MODELS / "llama.gguf")
+    settings = Learning(loss="dr_dpo", layers=1, rank=2, temperature=0.3)
+    task, params, data = learned(pretrained, settings)
+    (group,) = task.groups
+    losses = jax.vmap(group.loss, (None, 0))(params, data)
+    wanted = -0.3 * math.log(np.mean(np.exp(-np.asarray(losses, float) / 0.3)))
+    plain, mean, _ = jax.jit(mean_gradient([group]))(params, (data,))
+    value, same, extra = jax.jit(exact_moments([group], [None], "unit", 0.9))(params, (data,))
+    np.testing.assert_allclose([plain, value], wanted, rtol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-6), mean, same)
+    assert all(jnp.all(x >= 0) for x in jax.tree.leaves(extra["sum_sq_diff_grads"]))
+
+
+def test_evaluation_is_that_of_whole_models(pretrained):
+    settings = Learning(layers=1, rank=2, beta=0.5)
+    task, params, _ = learned(pretrained, settings)
+    found = task.evaluate(params)
+    adapted = with_adapters(pretrained.model, settings, 0)
+    nnx.update(adapted, params)
+    texts = [tokenised(pair, pretrained.tokenizer) for pair in PLAIN]
+    ratios = np.array(
+        [
+            [alone(adapted, p, r) - alone(pretrained.model, p, r) for r in replies]
+            for p, *replies in texts
+        ]
+    )
+    assert float(found["accuracy"]) == pytest.approx(np.mean(ratios[:, 0] > ratios[:, 1]))
+    np.testing.assert_allclose(found["drift"], np.mean(np.abs(ratios)), rtol=2e-3)
+    margins = ratios[:, 0] - ratios[:, 1]
+    np.testing.assert_allclose(
+        found["held_out_loss"], np.mean(np.logaddexp(0, -0.5 * margins)), rtol=2e-3
+    )
+    divergence, count = 0.0, 0
+    for prompt, *replies in texts[:2]:
+        places = {(len(prompt) - 1, prompt[-1], 0): prompt + replies[0]}
+        for number, reply in enumerate(replies):
+            for at in range(len(prompt), len(prompt + reply) - 1):
+                places[(at, (prompt + reply)[at], number)] = prompt + reply
+        for (at, _, _), text in places.items():
+            new, old = (m(jnp.array(text))[at] for m in (adapted, pretrained.model))
+            new, old = jax.nn.log_softmax(new), jax.nn.log_softmax(old)
+            divergence += float(jnp.sum(jnp.exp(new) * (new - old)))
+            count += 1
+    np.testing.assert_allclose(found["kl"], divergence / count, rtol=2e-3)
+    start = task.evaluate(task.params)
+    assert float(start["accuracy"]) == 0.5
+    assert float(start["drift"]) < 1e-4
+
+
+def test_large_arrays_of_a_closure_are_arguments(monkeypatch):
+    monkeypatch.setattr(constants, "LARGE", 100)
+    table = jnp.arange(200.0)
+    small = jnp.arange(5.0)
+
+    def function(x, *, length):
+        def body(x, i):
+            return x + table[i] * jnp.sum(small), None
+
+        return {"y": jax.lax.scan(body, x, jnp.arange(length))[0]}
+
+    program = constants._program(lambda x: function(x, length=7), jnp.array(2.0))
+    ((shape,),) = ([x.shape for x in program.args[0]],)
+    assert shape == (200,)
+    run = constants.with_large_arguments(function)
+    for length in (7, 3, 7):
+        wanted = 2 + 10 * sum(range(length))
+        assert float(run(jnp.array(2.0), length=length)["y"]) == wanted
+
+
+def settings_of(tmp_path, *more, model="llama.gguf"):
+    path = tmp_path / "pairs.jsonl"
+    replies = [("yes it is", "no"), ("fine", "bad bad"), ("blue", "green or red")]
+    path.write_bytes(
+        b"".join(
+            line(prompt=f"question {i}: ", chosen=replies[i % 3][0], rejected=replies[i % 3][1])
+            for i in range(12)
+        )
+    )
+    small = ["--steps", "6", "--batch-size", "4", "--eval-every", "3", "--layers", "1"]
+    small += ["--rank", "2", "--test-share", "0.25"]
+    return ["dpo", str(path), "--model", str(MODELS / model), *small, *more]
+
+
+def rows_of(folder):
+    return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_command_trains_resumes_and_leaves_adapters(tmp_path, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main([*settings_of(tmp_path), "--out", str(whole)]) == 0
+    said = capsys.readouterr().out
+    assert "9 pairs to learn from, 3 to measure on." in said
+    assert "GiB of memory" in said
+    assert {"adapters", "summary.json", "curves.png"} <= {x.name for x in whole.iterdir()}
+    last = json.loads((whole / "summary.json").read_text())["last"]
+    assert last["step"] == 6
+    # A part of the way, and the rest of it: the same numbers.
+    assert main([*settings_of(tmp_path, "--steps", "3"), "--out", str(parts)]) == 0
+    assert main(["dpo", "--out", str(parts), "--resume", "--steps", "6"]) == 0
+    assert rows_of(parts) == rows_of(whole)
+    # The adapters are what was measured.
+    reference, model = (load(MODELS / "llama.gguf").model for _ in range(2))
+    load_adapters(whole / "adapters", model)
+    assert last["drift"] > 0
+    tokens = jnp.arange(5)
+    assert not np.array_equal(model(tokens), reference(tokens))
+    assert main([*settings_of(tmp_path), "--out", str(whole)]) == 2  # a run is there
+
+
+def test_the_command_takes_ratings_and_other_optimizers(tmp_path, capsys):
+    path = archive(tmp_path, many_ratings(60))
+    for optimizer in ("kernels", "adamw"):
+        out = tmp_path / optimizer
+        args = settings_of(tmp_path)
+        args = ["dpo", "--ratings", str(path), "--rated", "30", "--swap", "0.3", *args[2:]]
+        assert main([*args, "--optimizer", optimizer, "--out", str(out)]) == 0
+        assert "with a label that is not that of the mean rating; 10 to" in capsys.readouterr().out
+        assert ("gate_fraction" in rows_of(out)[0]) == (optimizer == "kernels")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--model", "nowhere"], "model nowhere: nowhere does not exist"),
+        (["--loss", "rdpo", "--flip-rate", "0.5"], "flip_rate = 0.5 must be"),
+        (["--layers", "9"], "layers = 9 must be at most"),
+        (["--length", "4"], "tokens, and length = 4"),
+        (["--ratings", "x.tar.gz"], "and not both"),
+        (["--config", "x.toml"], "snrgate dpo has no --config"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_line(more, said, tmp_path, capsys):
+    assert main([*settings_of(tmp_path), *more, "--out", str(tmp_path / "out")]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert said in told
+
+
+def test_a_run_that_does_not_fit_into_memory_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("snrgate.lab.memory.available", lambda: 1000)
+    assert main([*settings_of(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "tokens takes about" in capsys.readouterr().err
+
+
+def test_the_mask_of_a_pair_hides_the_other_reply():
+    packed = pack([([5, 6], [1, 2], [3])], 10)
+    where = layout(jax.tree.map(lambda x: x[0], packed))
+    assert np.asarray(where.mask).astype(int).tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+    assert where.positions.tolist() == [0, 1, 2, 3, 2]
+    assert where.at.tolist() == [1, 2]
