@@ -369,10 +369,13 @@ def test_the_version_is_that_of_the_package(capsys):
     assert all(f"--{name.replace('_', '-')}" in out for name in Denoise.__dataclass_fields__)
 
 
+CONFIGURED = sorted(OPTIMIZERS.keys() - {"soap"})  # what the config of every task names
+
+
 @pytest.mark.parametrize(
     ("args", "least"),
     [
-        *((("train", f"{task}/{name}"), 30) for task in task_names() for name in OPTIMIZERS),
+        *((("train", f"{task}/{name}"), 30) for task in task_names() for name in CONFIGURED),
         (("compare", "digits"), 10),
         (("denoise",), 30),
     ],
