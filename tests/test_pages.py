@@ -101,7 +101,7 @@ def test_the_programs_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypat
         assert losses[-1] < losses[0]
 
 
-COMMANDS = ("denoise", "own_photo", "audit", "train", "compare")
+COMMANDS = ("denoise", "own_photo", "audit", "dpo", "train", "compare")
 
 
 @pytest.mark.parametrize(
