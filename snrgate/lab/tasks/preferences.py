@@ -216,23 +216,22 @@ def _evaluation(
     kl_pairs: int,
     beta: float,
 ) -> Callable[[PyTree], dict[str, Array]]:
-    @jax.jit
-    def log_ratios(params: PyTree, frozen: PyTree, part: Examples) -> Array:
+    def outputs(params: PyTree, frozen: PyTree, part: Examples) -> tuple[Array, Array]:
         model = nnx.merge(graph, params, frozen)
         of_pairs = jax.vmap(functools.partial(_log_probabilities, model, first))
-        return of_pairs(part.packed, part.hidden)[0] - part.reference
+        return of_pairs(part.packed, part.hidden)
+
+    @jax.jit
+    def log_ratios(params: PyTree, frozen: PyTree, part: Examples) -> Array:
+        return outputs(params, frozen, part)[0] - part.reference
 
     @jax.jit
     def divergence(params: PyTree, frozen: PyTree, part: Examples) -> Array:
-        def logits(params: PyTree) -> Array:
-            model = nnx.merge(graph, params, frozen)
-            of_pairs = jax.vmap(functools.partial(_log_probabilities, model, first))
-            return of_pairs(part.packed, part.hidden)[1]
-
         last = jnp.max(part.packed.row, axis=-1, keepdims=True)
         predicted = jnp.arange(part.packed.at.shape[-1])[None] <= last
         mask = jnp.asarray(predicted, jnp.float32)
-        kl = preferences.kl_per_token(logits(params), logits(start), mask)
+        new, old = (outputs(p, frozen, part)[1] for p in (params, start))
+        kl = preferences.kl_per_token(new, old, mask)
         return jnp.stack([kl * jnp.sum(mask), jnp.sum(mask)])
 
     def evaluate(params: PyTree) -> dict[str, Array]:
