@@ -1,0 +1,220 @@
+"""The contenders of the comparison: what is trained for each, and with which settings.
+
+Every tuned contender has nine runs. Ordinary optimizers have a grid of nine settings. The gate that
+its twin tunes has four thresholds with two runs each, and a run that learns the law of the labels.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from snrgate import kronecker
+from snrgate.gate import soft
+from snrgate.kernel import Kernel
+from snrgate.lab.study.peers import FiniteAlgorithm1, Sam
+from snrgate.lab.tasks.task import Task
+from snrgate.lab.training.loop import mean_gradient
+from snrgate.lab.training.optimizers import AdamW, Built, Gated, Soap
+
+__all__ = [
+    "DECAYED",
+    "GRID",
+    "KERNELS",
+    "PEERS",
+    "SINGLE",
+    "STRICT",
+    "THRESHOLDS",
+    "TWIN_GRID",
+    "changed",
+]
+
+RATES, DECAYS = (1e-4, 5e-4, 3e-3), (0.0, 1.0, 10.0)
+"""What the study's tuning has chosen for AdamW lies between these."""
+GRID = [{"learning_rate": r, "weight_decay": d} for r, d in itertools.product(RATES, DECAYS)]
+"""The nine settings of every ordinary optimizer."""
+TWIN_GRID = [{"learning_rate": r, "weight_decay": d} for r in (5e-4, 3e-3) for d in (0.0, 10.0)]
+"""The four settings of AdamW that a twin chooses among: with their twins and the law, nine runs."""
+THRESHOLDS = [{"z": z, "weight_decay": 0.0} for z in (0.5, 0.7, 1.0, 1.2)]
+"""The four thresholds that a twin chooses among."""
+DECAYED = [{"z": z, "weight_decay": d} for z in (0.7, 1.0) for d in (0.0, 10.0)]
+"""Thresholds and decays that a twin chooses among, four again."""
+STRICT = {"z": 1.2, "weight_decay": 0.0}
+"""Threshold of the run that learns the law of the labels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Misplaced(Gated):
+    """The gate with its values in the wrong places: in another order, or all at their mean."""
+
+    how: str = "shuffled"
+    """Whether a tensor's gates are "shuffled" or "mean"."""
+
+    def gate_settings(self, task: Task) -> dict[str, Any]:
+        """The keywords of the gate, with a rule that misplaces what the soft rule gives."""
+        return super().gate_settings(task) | {"gate": functools.partial(_misplaced, self.how)}
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenSoap(Soap):
+    """SOAP: Adam in the eigenvectors of the noise, with all gates open."""
+
+    def gate_settings(self, task: Task) -> dict[str, Any]:
+        """The keywords of the gate, with a rule that always says one."""
+        return super().gate_settings(task) | {"gate": _opened}
+
+
+@dataclasses.dataclass(frozen=True)
+class EchoMuon(AdamW):
+    """Muon whose singular directions count as far as a slower momentum has them too.
+
+    After the package echomuon 0.3.0, with the gate wholly on. The last kernel, vectors and
+    convolutions have AdamW at 1e-3, as its authors advise.
+    """
+
+    def build(self, task: Task) -> Built:
+        """The rule for hidden kernels beside AdamW for the rest."""
+        leaves = jax.tree.leaves(task.params)
+        kernels = [i for i, leaf in enumerate(leaves) if leaf.ndim == 2][:-1]
+        labels = jax.tree.unflatten(
+            jax.tree.structure(task.params),
+            ["echo" if i in kernels else "rest" for i in range(len(leaves))],
+        )
+        echo = optax.chain(
+            scale_by_echo(),
+            optax.add_decayed_weights(self.weight_decay),
+            optax.scale_by_learning_rate(self.rate()),
+        )
+        rest = optax.adamw(1e-3, self.b1, self.b2, weight_decay=0.0)
+        tx = optax.partition({"echo": echo, "rest": rest}, labels)
+        return Built(tx, mean_gradient(task.groups))
+
+
+def scale_by_echo(
+    fast: float = 0.95, slow: float = 0.99, every: int = 100, least: float = 0.1
+) -> optax.GradientTransformation:
+    """Orthogonalised momentum, with a gate for each singular direction.
+
+    Args:
+        fast: decay of the momentum.
+        slow: decay of the momentum that confirms it.
+        every: number of steps between two measurements of the gates.
+        least: smallest gate.
+    """
+
+    def init(params: Any) -> Any:
+        zeros = optax.tree.zeros_like(params)
+        shut = jax.tree.map(lambda p: jnp.zeros((min(p.shape),) * 2, p.dtype), params)
+        return jnp.zeros((), int), zeros, zeros, shut
+
+    def measured(first: jax.Array, second: jax.Array) -> jax.Array:
+        """What the gates take away, as a matrix from the left."""
+        wide = first.shape[0] <= first.shape[1]
+        first, second = (first, second) if wide else (first.T, second.T)
+        values, turn = jnp.linalg.eigh(first @ first.T)
+        support = jnp.sum(turn * (second @ first.T @ turn), 0) / jnp.maximum(values, 1e-12)
+        gates = jnp.clip(support / jnp.maximum(jnp.median(support), 1e-12), least, 1)
+        return (turn * (1 - gates)) @ turn.T
+
+    def through(lost: jax.Array, u: jax.Array) -> jax.Array:
+        u = _orthogonal(u)
+        kept = u - lost @ u if u.shape[0] <= u.shape[1] else u - (lost @ u.T).T
+        return kept * max(1.0, u.shape[1] / u.shape[0]) ** 0.5
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        count, first, second, lost = state
+        count = count + 1
+        lost = jax.lax.cond(
+            count % every == 0,
+            lambda: jax.tree.map(measured, first, second),
+            lambda: lost,
+        )
+        first = jax.tree.map(lambda m, g: fast * m + g, first, grads)
+        second = jax.tree.map(lambda m, g: slow * m + g, second, grads)
+        ahead = jax.tree.map(lambda g, m: g + fast * m, grads, first)
+        return jax.tree.map(through, lost, ahead), (count, first, second, lost)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _orthogonal(x: jax.Array) -> jax.Array:
+    """The quintic Newton-Schulz iteration of Muon."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / (jnp.linalg.norm(x) + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.T if tall else x
+
+
+def _misplaced(how: str, signal: Any, noise: Any, alpha: Any, softness: Any) -> jax.Array:
+    gates = soft(signal, noise, alpha, softness)
+    if how == "mean":
+        return jnp.full_like(gates, jnp.mean(gates))
+    # The order follows from the evidence itself, so it is another one after each measurement.
+    seed = jax.lax.bitcast_convert_type(jnp.sum(signal).astype(jnp.float32), jnp.int32)
+    return jax.random.permutation(jax.random.key(seed), gates.reshape(-1)).reshape(gates.shape)
+
+
+def _opened(signal: Any, noise: Any, alpha: Any, softness: Any) -> jax.Array:
+    return jnp.ones_like(signal)
+
+
+KERNELS = Gated(1e-3, block="kronecker", fitted=0.0)
+"""The gate by rows and columns, in the better one of two bases."""
+SINGLE: dict[str, AdamW] = {
+    "AdamW": AdamW(1e-3),
+    "gate per unit": Gated(1e-3),
+    "paper's gate": FiniteAlgorithm1(1e-3),
+    "SOAP, gated": Soap(1e-3),
+    "SOAP": OpenSoap(1e-3),
+    "shuffled": Misplaced(1e-3, block="kronecker", fitted=0.0, how="shuffled"),
+    "mean": Misplaced(1e-3, block="kronecker", fitted=0.0, how="mean"),
+    "own basis alone": KERNELS,
+    "eigenvectors alone": KERNELS,
+    "without doubt": KERNELS,
+}
+"""Runs that nobody tunes: a learning rate of 1e-3, no decay, the last step."""
+PEERS: dict[str, tuple[AdamW, str, list[dict[str, float]]]] = {
+    "SAM": (Sam(), "plain", GRID),
+    "GCE": (AdamW(), "gce", GRID),
+    "ELR": (AdamW(), "elr", GRID),
+    "EchoMuon": (
+        EchoMuon(),
+        "plain",
+        [{"learning_rate": r, "weight_decay": d} for r in (2e-3, 1e-2, 5e-2) for d in (0, 0.1, 1)],
+    ),
+}
+"""Optimizer, loss and the nine settings of each peer that a hold-out tunes."""
+
+
+def changed(name: str) -> ExitStack:
+    """A context in which a run of :data:`SINGLE` is compiled: a part of the gate is left out."""
+    stack = ExitStack()
+    if name == "own basis alone":  # the eigenvectors stay what they are at first, unit vectors
+        stack.enter_context(mock.patch.object(Kernel, "renewed", lambda self, noise, view: view))
+    if name == "eigenvectors alone":  # no evidence is seen in the other basis
+        stack.enter_context(mock.patch.object(kronecker, "ratios", _ratios_without_own))
+    if name == "without doubt":
+        stack.enter_context(
+            mock.patch.object(kronecker, "doubt", lambda *a: jnp.ones_like(_DOUBT(*a)))
+        )
+    return stack
+
+
+_RATIOS: Callable[..., Any] = kronecker.ratios
+_DOUBT: Callable[..., Any] = kronecker.doubt
+
+
+def _ratios_without_own(signal: Any, noise: Any, bases: Any, stack: int) -> Any:
+    found = _RATIOS(signal, noise, bases, stack)
+    return jax.tree.map(jnp.zeros_like, found) if all(basis is None for basis in bases) else found

@@ -1,0 +1,275 @@
+"""Measure the runs of the comparison that its files do not hold yet."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from missing import measure_missing
+
+from comparison.contenders import (
+    DECAYED,
+    GRID,
+    KERNELS,
+    PEERS,
+    SINGLE,
+    STRICT,
+    THRESHOLDS,
+    TWIN_GRID,
+    changed,
+)
+from comparison.references import is_table, metric_of, names
+from comparison.rows import ROWS
+from comparison.runs import (
+    Data,
+    Program,
+    curve_of,
+    evidence_against,
+    risk_from_gradients,
+    without,
+)
+from comparison.scales import SCALES, scale_name
+from snrgate import risk
+from snrgate.lab.study.peers import FiniteAlgorithm1
+from snrgate.lab.tasks.task import Task
+from snrgate.lab.training.optimizers import AdamW
+from snrgate.lab.training.results import Key, Result, Results
+from snrgate.lab.training.train import Training
+from snrgate.lab.training.twin import twin_of
+
+EVERY = ROWS | {scale_name(c, x): row for c, by_x in SCALES.items() for x, row in by_x.items()}
+"""All rows, and those of the curves, by the names of their files."""
+PARTS = ("decide", "single", "stops", "folds", "references", "peers")
+FOLDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The comparison."""
+
+    rows: tuple[str, ...] = tuple(ROWS)
+    """Tasks; those of the curves have the names of ``comparison/scales.py``."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the data, the weights and the batches."""
+    parts: tuple[str, ...] = PARTS
+    """What is measured: the contenders that decide, those that nobody tunes, rules that stop one
+    run of AdamW, five-fold cross-validation, other methods (both on tables) and other optimizers.
+    """
+    minutes: float = 1e9
+    """Time after which no further run begins."""
+    out: Path = Path("results/comparison")
+    """Folder of the results."""
+
+
+def name_of(hyper: Mapping[str, float]) -> str:
+    """The settings of a run as a name."""
+    return " ".join(f"{key} {value:g}" for key, value in hyper.items())
+
+
+def wanted(row: str, seed: int, parts: tuple[str, ...]) -> Iterator[Key]:
+    """The keys of the runs of a row."""
+    data = EVERY[row].base.task.make(seed).supervised
+    assert data is not None
+    if "decide" in parts:
+        settings = dict.fromkeys(map(name_of, (*THRESHOLDS, *DECAYED)))
+        yield from (Key("kernels with twin", name, seed) for name in settings)
+        yield from (Key("AdamW", name_of(h), seed) for h in GRID)
+        yield from (Key("AdamW held out", name_of(h), seed) for h in GRID)
+        yield from (Key("AdamW with twin", name_of(h), seed) for h in TWIN_GRID)
+    if "single" in parts:
+        yield from (Key("single", name, seed) for name in SINGLE)
+    if "stops" in parts:
+        yield Key("stops", "AdamW", seed)
+    if "folds" in parts and row in FOLDED:
+        yield from (Key("AdamW folds", name_of(h), seed) for h in GRID)
+    task = EVERY[row].base.task
+    if "references" in parts and is_table(task):
+        yield from (Key("references", name, seed) for name in names(task))
+    if "peers" in parts:
+        for name, (_, loss, grid) in PEERS.items():
+            if loss == "plain" or data.kind == "classes":
+                yield from (Key(f"{name} held out", name_of(h), seed) for h in grid)
+
+
+FOLDED = ("table", "concrete", "concrete-noise", "meats", "table-200")
+"""Rows on which AdamW is tuned by five-fold cross-validation too, for 45 runs."""
+
+
+class Runner:
+    """Measures the runs of one row, and compiles each kind of run once.
+
+    Args:
+        row: name of the row.
+    """
+
+    def __init__(self, row: str):
+        self.row, self.base = row, EVERY[row].base
+        self.programs: dict[tuple[Any, ...], Program] = {}
+        self.task = functools.lru_cache(2)(self.base.task.make)
+        self.law = functools.lru_cache(2)(self._law)
+
+    def measured(self, key: Key) -> Result:
+        """The curves of one run."""
+        begin = time.perf_counter()
+        curve = self._curve(key)
+        columns = {name: [_short(point[name]) for point in curve] for name in curve[0]}
+        task = self.task(key.seed)
+        return {
+            "metric": task.metric,
+            "higher_is_better": task.higher_is_better,
+            "seconds": round(time.perf_counter() - begin, 1),
+            "curve": columns,
+        }
+
+    def _curve(self, key: Key) -> list[dict[str, float]]:
+        part, name, seed = key
+        if part == "single":
+            return self._single(name, seed)
+        if part == "stops":
+            return self._stops(seed)
+        words = name.split()
+        hyper = {k: float(v) for k, v in zip(words[::2], words[1::2], strict=True)}
+        if part == "references":
+            return [{"step": 0, "metric": metric_of(self.base.task, name, seed)}]
+        if part == "AdamW":
+            return self._plain(AdamW(), "plain", hyper, seed)
+        if part == "AdamW folds":
+            folds = [self._held_out(AdamW(), "plain", hyper, seed, FOLDS, i) for i in range(FOLDS)]
+            return [
+                {k: float(np.mean([p[k] for p in points])) for k in points[0]}
+                for points in zip(*folds, strict=True)
+            ]
+        if part.endswith("with twin"):
+            return self._with_twin(AdamW() if part.startswith("AdamW") else KERNELS, hyper, seed)
+        kind, loss = (
+            (AdamW(), "plain")
+            if part == "AdamW held out"
+            else PEERS[part.removesuffix(" held out")][:2]
+        )
+        return self._held_out(kind, loss, hyper, seed, 10, 0)
+
+    def _plain(
+        self, kind: AdamW, loss: str, hyper: Mapping[str, float], seed: int, patch: str = ""
+    ) -> list[dict[str, float]]:
+        task, settings = self._settings(seed)
+        data = without(task.supervised, seed, 0)  # type: ignore[arg-type]
+        with changed(patch):
+            program = self._program(task, kind, loss, patch)
+            return [
+                _point(task, settings, i, carry.params)
+                for i, carry in enumerate(curve_of(program, task, settings, data, hyper))
+            ]
+
+    def _held_out(
+        self, kind: AdamW, loss: str, hyper: Mapping[str, float], seed: int, parts: int, part: int
+    ) -> list[dict[str, float]]:
+        """The metric and the loss on the held-out part, of the parameters and of their average."""
+        task, settings = self._settings(seed)
+        data = without(task.supervised, seed, parts, part)  # type: ignore[arg-type]
+        program, found = self._program(task, kind, loss), []
+        for i, carry in enumerate(curve_of(program, task, settings, data, hyper)):
+            point = _point(task, settings, i, carry.params)
+            point["held"] = self._held(program, data, carry.params)
+            point["average"] = _point(task, settings, i, carry.average)["metric"]
+            point["average held"] = self._held(program, data, carry.average)
+            found.append(point)
+        return found
+
+    def _held(self, program: Program, data: Data, params: Any) -> float:
+        outputs = program.outputs(params, data.held_inputs)
+        return float(jnp.mean(_losses(program.data.loss, outputs, data.held_targets)))
+
+    def _with_twin(
+        self, kind: AdamW, hyper: Mapping[str, float], seed: int
+    ) -> list[dict[str, float]]:
+        task, settings = self._settings(seed)
+        data = without(task.supervised, seed, 0)  # type: ignore[arg-type]
+        program = self._program(task, kind, "plain")
+        twin = twin_of(task, seed, self.law(seed))
+        moved = data._replace(targets=jnp.asarray(twin.targets.targets[1]))
+        both = (curve_of(program, task, settings, d, hyper) for d in (data, moved))
+        found = []
+        for i, (own, other) in enumerate(zip(*both, strict=True)):
+            outputs = jnp.stack([program.outputs(c.params, data.inputs) for c in (own, other)])
+            estimate = risk.estimate(outputs, twin.targets, twin.data.kind)
+            point = _point(task, settings, i, own.params)
+            found.append(point | {"twin": float(estimate.risk)})
+        return found
+
+    def _stops(self, seed: int) -> list[dict[str, float]]:
+        """One untuned run of AdamW, with what three rules without held-out data look at."""
+        task, settings = self._settings(seed)
+        data = without(task.supervised, seed, 0)  # type: ignore[arg-type]
+        program = self._program(task, AdamW(), "plain", monitored=True)
+        of_example, found, before = task.groups[0].loss, [], None
+        for i, carry in enumerate(curve_of(program, task, settings, data, {"learning_rate": 1e-3})):
+            point = _point(task, settings, i, carry.params)
+            point["evidence"] = evidence_against(of_example, carry.params, data)
+            point["gradients"] = risk_from_gradients(carry)
+            if task.supervised.kind == "classes":  # type: ignore[union-attr]
+                now = np.asarray(program.outputs(carry.params, data.inputs)).argmax(-1)
+                point["changes"] = float("nan") if before is None else float(np.mean(now != before))
+                before = now
+            found.append(point)
+        return found
+
+    def _single(self, name: str, seed: int) -> list[dict[str, float]]:
+        kind = SINGLE[name]
+        if isinstance(kind, FiniteAlgorithm1):
+            kind = dataclasses.replace(kind, batch_size=self.base.batch_size)
+        return self._plain(kind, "plain", {}, seed, name)
+
+    def _law(self, seed: int) -> Any:
+        """The law of the labels, from a gated run with a strict threshold; none for numbers."""
+        task, settings = self._settings(seed)
+        data = without(task.supervised, seed, 0)  # type: ignore[arg-type]
+        if task.supervised.kind == "regression":  # type: ignore[union-attr]
+            return None
+        program = self._program(task, KERNELS, "plain")
+        *_, last = curve_of(program, task, settings, data, STRICT)
+        outputs = program.outputs(last.params, data.inputs)
+        return risk.law_of(outputs, data.targets, "classes")
+
+    def _settings(self, seed: int) -> tuple[Task, Training]:
+        return self.task(seed), dataclasses.replace(self.base, seed=seed)
+
+    def _program(
+        self, task: Task, kind: AdamW, loss: str, patch: str = "", monitored: bool = False
+    ) -> Program:
+        """The program of a kind of run; another one where the network of the seed is another."""
+        key = (kind, loss, patch, monitored)
+        if key not in self.programs or not self.programs[key].fits(task):
+            self.programs[key] = Program(task, kind, self.base.batch_size, loss, monitored)
+        return self.programs[key]
+
+
+def _point(task: Task, settings: Training, i: int, params: Any) -> dict[str, float]:
+    return {
+        "step": (i + 1) * settings.eval_every,
+        "metric": float(task.evaluate(params)[task.metric]),
+    }
+
+
+def _losses(loss: Any, outputs: Any, targets: Any) -> Any:
+    return jax.vmap(loss)(outputs, targets)
+
+
+def _short(value: float) -> float | None:
+    """A number of five digits, or nothing where there is no finite number."""
+    return float(f"{value:.5g}") if np.isfinite(value) else None
+
+
+def main(settings: Comparison) -> None:
+    """Measure what is missing, seed by seed, so that every row has something early."""
+    begin = time.monotonic()
+    for part in settings.parts:
+        for row in settings.rows:
+            runner, results = Runner(row), Results(settings.out / f"{row}.jsonl")
+            keys = [k for seed in settings.seeds for k in wanted(row, seed, (part,))]
+            left = settings.minutes - (time.monotonic() - begin) / 60
+            measure_missing(results, keys, runner.measured, left)

@@ -1,0 +1,269 @@
+"""Write the pages and the pictures of the comparison from its stored runs.
+
+    PYTHONPATH=benchmarks python -m comparison.page
+
+Reads ``results/comparison/*.jsonl``. Writes ``README.md`` (the page) and ``rows.md`` (every number)
+there, and ``docs/_static/regret.png``.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from comparison.choice import CONTENDERS, values_of
+from comparison.numbers import Values, interval, ratios, regrets, shared
+from comparison.objections import median_seconds, objections
+from comparison.rows import ROWS
+from comparison.scales import SCALES, scale_name
+from comparison.words import ADVICE, KINDS, PAGE, ROWS_PAGE, verdict
+from snrgate.lab.study.tables import head, line
+from snrgate.lab.training.results import Key, Result, Results
+
+__all__ = ["main", "page"]
+
+OUT = Path("results/comparison")
+PICTURES = Path("docs/_static")
+
+CLOSE = 1.02
+"""Ratio of two errors up to which they count as level."""
+DECIDING = (
+    "gate",
+    "gate, z by twin",
+    "AdamW, hold-out",
+    "AdamW, retrained",
+    "AdamW, twin",
+)
+"""The contenders that the page is about."""
+HONEST = (
+    *DECIDING,
+    "gate, z and decay by twin",
+    "AdamW or gate, twin",
+    "averaged, hold-out",
+)
+"""Contenders that no clean data has touched, which are ranked on every row."""
+BESIDE = ("AdamW, oracle", "AdamW, best last", "averaged, hold-out", "AdamW or gate, twin")
+SINGLE = ("gate", "gate per unit", "paper's gate", "SOAP, gated", "SOAP", "AdamW, not tuned")
+CONTROLS = ("shuffled", "mean", "own basis alone", "eigenvectors alone", "without doubt")
+PEERS = ("SAM, hold-out", "GCE, hold-out", "ELR, hold-out", "EchoMuon, hold-out")
+REFERENCES = ("network", "linear", "elastic net", "forest", "boosting")
+STOPS = ("AdamW, not tuned", "Label Wave", "evidence-based", "gradients")
+SCALED = ("gate", "gate, z by twin", "AdamW, hold-out", "AdamW, twin", "AdamW, oracle")
+COLOURS = {
+    "gate": "#1f5f8b",
+    "gate, z by twin": "#5fa8d3",
+    "AdamW, hold-out": "#b4532a",
+    "AdamW, retrained": "#e39a6f",
+    "AdamW, twin": "#4c8c4a",
+    "AdamW, oracle": "#9a9a9a",
+}
+
+
+def read(out: Path, names: Iterable[str]) -> dict[str, dict[Key, Result]]:
+    """The runs of all rows that have been measured, as far as they have."""
+    found = {name: Results(out / f"{name}.jsonl").read() for name in names}
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def errors(found: Mapping[str, Mapping[Key, Result]]) -> dict[str, dict[str, dict[int, float]]]:
+    """The errors by row, contender and seed."""
+    values = {name: values_of(runs) for name, runs in found.items()}
+    return {name: of_row for name, of_row in values.items() if of_row}
+
+
+def table(values: Values, names: Sequence[str]) -> list[str]:
+    """The median error of some contenders on every row that has all of them."""
+    lines = head(["row (seeds)", *names], left=1)
+    for row, of_row in values.items():
+        seeds = shared(of_row, names)
+        if seeds:
+            medians = [statistics.median(of_row[n][s] for s in seeds) for n in names]
+            best = min(medians)
+            cells = [f"**{m:.3g}**" if m == best else f"{m:.3g}" for m in medians]
+            lines.append(line([f"{ROWS[row].title} ({len(seeds)})", *cells]))
+    return lines
+
+
+def summary(values: Values, names: Sequence[str]) -> list[str]:
+    """How often each contender is best or level with the best, and how bad it is at worst."""
+    lines = head(["contender", "runs", "best or level", "median regret", "worst", "where"], left=1)
+    for name, by_row in regrets(values, names).items():
+        if by_row:
+            worst = max(by_row, key=by_row.__getitem__)
+            level = sum(value <= CLOSE for value in by_row.values())
+            cells = [
+                name,
+                str(CONTENDERS[name].runs),
+                f"{level} of {len(by_row)}",
+                f"{statistics.median(by_row.values()):.2f}",
+                f"{by_row[worst]:.2f}",
+                ROWS[worst].title,
+            ]
+            lines.append(line(cells))
+    return lines
+
+
+def against(values: Values, names: Sequence[str], other: str) -> list[str]:
+    """The mean ratio of errors with its interval, by kind of row."""
+    lines = head(["contender", *KINDS.values()], left=1)
+    for name in names:
+        cells = []
+        for kind in KINDS:
+            logs = ratios(values, name, other, kind)
+            cells.append(ratio_said(logs) if logs else "-")
+        lines.append(line([name, *cells]))
+    return lines
+
+
+def ratio_said(logs: Mapping[str, Sequence[float]]) -> str:
+    """A mean ratio, its interval and the number of rows."""
+    mean, low, high = interval(logs)
+    return f"{mean:.2f} ({low:.2f} to {high:.2f}; {len(logs)})"
+
+
+def figure(values: Values) -> Figure:
+    """The regret of the deciding contenders on every row; rows by kind."""
+    found = regrets(values, DECIDING)
+    rows = [row for kind in KINDS if kind for row in values if ROWS[row].kind == kind]
+    rows = [row for row in rows if row in found["gate"]]
+    picture = Figure(figsize=(8, 1.2 + 0.27 * len(rows)), layout="constrained")
+    axes = picture.subplots()
+    for i, row in enumerate(reversed(rows)):
+        axes.axhline(i, color="#e6e6e6", linewidth=0.8, zorder=0)
+        if i and ROWS[rows[::-1][i - 1]].kind != ROWS[row].kind:
+            axes.axhline(i - 0.5, color="#4a4a4a", linewidth=0.8)
+    for name in DECIDING:
+        xs = [found[name][row] for row in reversed(rows)]
+        axes.plot(xs, range(len(rows)), "o", color=COLOURS[name], label=name, markersize=5.5)
+    titles = [f"{ROWS[row].title} ({ROWS[row].kind})" for row in reversed(rows)]
+    axes.set_yticks(range(len(rows)), titles, fontsize=8)
+    axes.set_xscale("log")
+    ticks = [t for t in (1, 1.1, 1.25, 1.5, 2, 3, 5) if t <= 1.2 * axes.get_xlim()[1]]
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("error over that of the best of the five (medians over seeds)")
+    picture.legend(frameon=False, ncols=3, loc="outside upper center", fontsize=9)
+    return picture
+
+
+def page(values: Values, seconds: Mapping[str, float], scales: Values) -> str:
+    """The page.
+
+    Args:
+        values: the errors of the rows.
+        seconds: of one run, by part.
+        scales: the errors of the points of the curves.
+    """
+
+    def part(*names: str) -> str:
+        return "\n".join(table(values, names))
+
+    others = [n for n in CONTENDERS if n not in ("AdamW, hold-out", *CONTROLS)]
+    said = {
+        "One gated run that nobody tunes": "gate",
+        "The gate with the threshold and step of its twin": "gate, z by twin",
+        "AdamW with the settings and step of its twin": "AdamW, twin",
+        "What a twin chooses between AdamW and the gate": "AdamW or gate, twin",
+    }
+    return PAGE.format(
+        verdict=verdict({who: by_kind(values, name) for who, name in said.items()}),
+        advice=ADVICE,
+        deciding=part(*DECIDING),
+        summary="\n".join(summary(values, HONEST)),
+        against="\n".join(against(values, others, "AdamW, hold-out")),
+        beside=part(*BESIDE),
+        single=part(*SINGLE),
+        controls="\n".join(against(values, CONTROLS, "gate")),
+        peers="\n".join(_where_there(values, PEERS)),
+        stops="\n".join(_where_there(values, STOPS)),
+        references="\n".join(_where_there(values, REFERENCES)),
+        folds=part("AdamW, folds", "AdamW, twin", "AdamW, retrained", "AdamW, hold-out"),
+        objections=objections(values, seconds),
+        scales_seeds=max((len(s) for v in scales.values() for s in v.values()), default=0),
+        contenders="\n".join(
+            f"- **{name}** ({c.runs} run{'s' * (c.runs > 1)}): {c.said}."
+            for name, c in CONTENDERS.items()
+        ),
+    )
+
+
+def by_kind(values: Values, name: str) -> dict[str, tuple[float, float, float]]:
+    """The ratio to AdamW with a hold-out by kind of row."""
+    return {kind: interval_of(values, name, "AdamW, hold-out", kind) for kind in KINDS}
+
+
+def interval_of(values: Values, name: str, other: str, kind: str) -> tuple[float, float, float]:
+    """The mean ratio and its interval; NaN where nothing has been measured."""
+    logs = ratios(values, name, other, kind)
+    return interval(logs) if logs else (math.nan, math.nan, math.nan)
+
+
+def _where_there(values: Values, names: Sequence[str]) -> list[str]:
+    """A table of medians with a dash where a contender has no runs or does not apply."""
+    lines = head(["row", *names, "gate"], left=1)
+    for row, of_row in values.items():
+        if any(name in of_row for name in names[1:]):
+            cells = [
+                f"{statistics.median(of_row[n].values()):.3g}" if n in of_row else "-"
+                for n in (*names, "gate")
+            ]
+            lines.append(line([ROWS[row].title, *cells]))
+    return lines
+
+
+def rows_page(values: Values) -> str:
+    """Every number: median, range and seeds of each contender on each row."""
+    text = []
+    for row, of_row in values.items():
+        text += ["", f"## {ROWS[row].title}", "", f"`--rows {row}` ({ROWS[row].kind})", ""]
+        text += head(["contender", "error", "least", "most", "seeds"], left=1)
+        for name, by_seed in of_row.items():
+            errors = list(by_seed.values())
+            cells = (f"{f(errors):.4g}" for f in (statistics.median, min, max))
+            text.append(line([name, *cells, str(len(errors))]))
+    return ROWS_PAGE + "\n".join(text) + "\n"
+
+
+def curves(scales: Values) -> Figure:
+    """The errors of some contenders along the five curves."""
+    picture = Figure(figsize=(9, 5.4), layout="constrained")
+    panels = picture.subplots(2, 3).ravel()
+    for axes, (curve, by_x) in zip(panels, SCALES.items(), strict=False):
+        for name in SCALED:
+            points = [
+                (x, statistics.median(of_row[name].values()))
+                for x in by_x
+                if name in (of_row := scales.get(scale_name(curve, x), {}))
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], label=name)
+        axes.set_xscale(
+            "symlog" if 0 in by_x else "log",
+            **({"linthresh": min(x for x in by_x if x)} if 0 in by_x else {}),
+        )
+        axes.set_xticks(list(by_x), [f"{x:g}" for x in by_x])
+        axes.minorticks_off()
+        axes.set(xlabel=curve, ylabel="error")
+        axes.grid(alpha=0.3)
+    panels[-1].axis("off")
+    handles, labels = panels[0].get_legend_handles_labels()
+    panels[-1].legend(handles, labels, frameon=False, loc="center")
+    return picture
+
+
+def main() -> None:
+    """Write everything."""
+    found = read(OUT, ROWS)
+    values = errors(found)
+    names = [scale_name(curve, x) for curve, by_x in SCALES.items() for x in by_x]
+    scales = errors(read(OUT, names))
+    (OUT / "README.md").write_text(page(values, median_seconds(found), scales))
+    (OUT / "rows.md").write_text(rows_page(values))
+    figure(values).savefig(PICTURES / "regret.png", dpi=120)
+    curves(scales).savefig(PICTURES / "scales.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()

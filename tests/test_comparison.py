@@ -1,0 +1,145 @@
+"""The rules of the comparison that choose settings and steps, and its numbers, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from comparison import numbers
+from comparison.choice import CONTENDERS, error_of, values_of
+from comparison.contenders import GRID, THRESHOLDS, TWIN_GRID
+from comparison.measure import EVERY, Runner, name_of, wanted
+from comparison.rows import Arrays, row_of
+from comparison.runs import without
+
+from snrgate.lab.tasks.table import Table
+from snrgate.lab.training.results import Key
+
+
+def run(metric, up=False, **seen):
+    steps = [10.0 * (i + 1) for i in range(len(metric))]
+    curve = {"step": steps, "metric": metric} | {k.replace("_", " "): v for k, v in seen.items()}
+    return {"metric": "accuracy" if up else "error", "higher_is_better": up, "curve": curve}
+
+
+def runs(part, made):
+    return {Key(part, name, 0): made(i) for i, name in enumerate(map(name_of, GRID))}
+
+
+def test_a_hold_out_chooses_settings_and_step_and_is_retrained_at_the_same_step():
+    # Settings 4 have the least held-out loss, at their second step.
+    held = runs(
+        "AdamW held out",
+        lambda i: run([0.9, 0.5 + i, 0.1], held=[3.0, 1.0 if i == 4 else 2.0, 2.5]),
+    )
+    whole = runs("AdamW", lambda i: run([0.8, 0.4 + i, 0.05 + i]))
+    values = values_of(held | whole)
+    assert values["AdamW, hold-out"][0] == 4.5
+    assert values["AdamW, retrained"][0] == 4.4
+    assert values["AdamW, oracle"][0] == 0.05
+    assert values["AdamW, best last"][0] == 0.05
+
+
+def test_a_contender_that_lacks_a_run_is_left_out():
+    held = runs("AdamW held out", lambda i: run([1.0], held=[1.0]))
+    held.popitem()
+    assert values_of(held) == {}
+
+
+def test_a_twin_chooses_among_what_it_can_tell():
+    parts = {
+        Key("kernels with twin", name_of(h), 0): run(
+            [0.3, 0.2 + i], twin=[0.5, None if i == 2 else 0.4 - 0.1 * i]
+        )
+        for i, h in enumerate(THRESHOLDS)
+    }
+    assert values_of(parts)["gate, z by twin"][0] == pytest.approx(3.2)
+    untold = {
+        Key("AdamW with twin", name_of(h), 0): run([0.3, 0.2 + i], twin=[None, None])
+        for i, h in enumerate(TWIN_GRID)
+    }
+    assert values_of(untold)["AdamW, twin"][0] == pytest.approx(3.2)
+
+
+@pytest.mark.parametrize(
+    ("column", "seen", "contender", "stop"),
+    [
+        ("evidence", [-1.0, -0.5, 0.1, -2.0], "evidence-based", 2),
+        ("evidence", [-1.0, -0.5, -0.1, -2.0], "evidence-based", 3),
+        ("gradients", [3.0, 1.0, 2.0, 4.0], "gradients", 1),
+        # Means over three: 5, 4, 5: the first minimum is that of steps 1 to 3.
+        ("changes", [6.0, 5.0, 4.0, 3.0, 8.0], "Label Wave", 3),
+    ],
+)
+def test_a_rule_stops_where_it_says(column, seen, contender, stop):
+    metric = [0.1 * (i + 1) for i in range(len(seen))]
+    found = {Key("stops", "AdamW", 0): run(metric, up=True, **{column: seen})}
+    assert values_of(found)[contender][0] == pytest.approx(1 - metric[stop])
+
+
+def test_a_run_that_diverged_has_an_infinite_error():
+    found = {Key("single", "AdamW", 0): run([0.5, None])}
+    assert values_of(found)["AdamW, not tuned"][0] == math.inf
+
+
+def test_errors_by_hand():
+    assert error_of("accuracy", 0.9) == pytest.approx(0.1)
+    assert error_of("psnr", 20.0) == pytest.approx(0.01)
+    assert error_of("error", 0.3) == 0.3
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says():
+    # Rows with seeds of a known mean ratio; the interval over rows holds it in about 95 of 100.
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(60):
+        effects = 0.1 + 0.2 * rng.standard_normal(20)
+        logs = {f"row {i}": list(e + 0.1 * rng.standard_normal(5)) for i, e in enumerate(effects)}
+        _, low, high = numbers.interval(logs)
+        inside += low <= math.exp(0.1) <= high
+    assert 50 <= inside <= 60
+
+
+def test_regrets_and_ratios_by_hand():
+    values = {"table": {"gate": {0: 0.2, 1: 0.4}, "AdamW, hold-out": {0: 0.1, 1: 0.8, 2: 9.0}}}
+    names = ("gate", "AdamW, hold-out")
+    assert numbers.regrets(values, names)["gate"]["table"] == 1
+    assert numbers.regrets(values, names)[names[1]]["table"] == pytest.approx(1.5)
+    logs = numbers.ratios(values, *names)
+    assert logs["table"] == pytest.approx([math.log(2), math.log(0.5)])
+    assert numbers.ratios(values, *names, kind="clean") == {}
+
+
+def test_parts_of_the_data_are_apart_and_complete():
+    data = Table().make(0).supervised
+    parts = [without(data, 0, 5, i) for i in range(5)]
+    seen = np.concatenate([p.held_inputs for p in parts])
+    assert len({row.tobytes() for row in seen}) == len(data.inputs)
+    for p in parts:
+        assert len(p.inputs) + len(p.held_inputs) == len(data.inputs)
+        kept, held = ({row.tobytes() for row in np.asarray(x)} for x in (p.inputs, p.held_inputs))
+        assert not kept & held
+
+
+@pytest.mark.parametrize("amount", [0.2, 0.4])
+@pytest.mark.parametrize("kind", ["uniform", "hard"])
+def test_as_many_labels_are_wrong_as_was_said(kind, amount):
+    (x, y), _ = Arrays("digits").data(3)
+    (same, given), _ = Arrays("digits", kind, amount).data(3)
+    assert np.array_equal(x, same)
+    assert np.mean(given != y) == pytest.approx(amount, abs=0.03)
+
+
+def test_every_kind_of_run_of_a_small_row(monkeypatch):
+    row = row_of("small", "clean", Table(width=8), steps=40, batch=16)
+    monkeypatch.setitem(EVERY, "small", row)
+    runner = Runner("small")
+    few = {key.part: key for key in wanted("small", 0, ("decide", "single", "stops"))}
+    found = {key: runner.measured(key) for key in (*few.values(), Key("single", "AdamW", 0))}
+    for key, result in found.items():
+        columns = result["curve"]
+        assert all(len(column) == len(columns["step"]) for column in columns.values()), key
+        assert columns["metric"][-1] is not None
+    # The same network twice, once with a hold-out: more examples, another run.
+    plain, held = found[few["AdamW"]], found[few["AdamW held out"]]
+    assert plain["curve"]["metric"] != held["curve"]["metric"]
+    assert set(CONTENDERS) >= set(values_of(found))
