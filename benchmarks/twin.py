@@ -27,7 +27,7 @@ from missing import measure_missing
 
 from snrgate.lab.study.rows import ROWS
 from snrgate.lab.tasks.table import Table
-from snrgate.lab.tasks.task import Supervised, Task
+from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.optimizers import AdamW, Gated
 from snrgate.lab.training.results import Key, Result, Results
 from snrgate.lab.training.run import Run, together
@@ -43,6 +43,7 @@ BASES: dict[str, Training] = {
     "digits-0": ROWS["digits-0"].base,
     "laser-0": ROWS["laser-0"].base,
     "camera-20": ROWS["camera-20"].base,
+    "advection": ROWS["advection"].base,
 }
 FOLDED = ("table", "concrete", "meats")
 """Rows that are also cross-validated."""
@@ -115,7 +116,7 @@ def holding_out(task: Task, seed: int, fold: int, folds: int) -> Task:
     size = len(order) // folds
     out = order[fold * size : (fold + 1) * size]
     rest = np.delete(order, np.s_[fold * size : (fold + 1) * size])
-    kept = Supervised(data.predict, data.loss, data.inputs[rest], data.targets[rest])
+    kept = data._replace(inputs=data.inputs[rest], targets=data.targets[rest])
     inputs, targets = (jnp.asarray(x[out]) for x in (data.inputs, data.targets))
 
     @jax.jit
@@ -123,7 +124,7 @@ def holding_out(task: Task, seed: int, fold: int, folds: int) -> Task:
         losses = jax.vmap(lambda x, y: data.loss(data.predict(params, x), y))(inputs, targets)
         return task.evaluate(params) | {"held_out": jnp.mean(losses)}
 
-    groups = (kept.group(kept.targets),)
+    groups = (*task.groups[:-1], kept.group(kept.targets))
     return task._replace(groups=groups, evaluate=evaluate, supervised=kept)
 
 

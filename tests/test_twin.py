@@ -12,6 +12,7 @@ from small_task import LINE
 from snrgate import risk
 from snrgate.lab.cli import main
 from snrgate.lab.errors import InputError
+from snrgate.lab.tasks.pinn import Pinn
 from snrgate.lab.tasks.reasoning import Reasoning
 from snrgate.lab.tasks.task import Task, from_arrays
 from snrgate.lab.training.optimizers import AdamW
@@ -119,3 +120,19 @@ def test_a_twin_on_the_command_line(tmp_path, capsys):
 def test_kinds_are_those_of_the_targets():
     assert Linear().make(0).supervised.kind == "regression"
     assert Linear(classes=True).make(0).supervised.kind in risk.KINDS
+
+
+def test_a_twin_moves_the_measurements_and_not_the_equation():
+    task = Pinn(measurements=40).make(0)
+    twin = twin_of(task, 0)
+    for own, other in zip(task.groups[:-1], twin.task.groups[:-1], strict=True):
+        assert own is other
+    key = jax.random.key(0)
+    (places, values), (same, moved) = (t.groups[-1].sample(key, 40) for t in (task, twin.task))
+    assert np.array_equal(places, same)
+    assert np.allclose(np.abs(moved - values), twin.targets.scale)
+    # The loss of a measurement is the one that the task had before it told its parts.
+    value = task.supervised.predict(task.params, places[0])
+    weight = Pinn().initial_weight
+    expected = weight * (value - values[0]) ** 2
+    assert task.groups[-1].loss(task.params, (places[0], values[0])) == pytest.approx(expected)

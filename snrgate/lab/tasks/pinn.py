@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from snrgate.annotations import Array, Float, PyTree
-from snrgate.lab.tasks.task import Group, Task, of_data, require
+from snrgate.lab.tasks.task import Group, Supervised, Task, require
 from snrgate.models.mlp import MLP
 
 __all__ = ["Equation", "Pinn", "advection", "burgers"]
@@ -115,10 +115,11 @@ class Pinn:
             gap = u(params, pi, edge) - u(params, -pi, edge)
             return jnp.square(residual(params, x, t)) + jnp.square(gap)
 
-        def initial_loss(params: PyTree, measurement: tuple[Array, Array]) -> Array:
-            x, value = measurement
-            misfit = u(params, x, jnp.zeros_like(x)) - value
-            return self.initial_weight * jnp.square(misfit)
+        def at_the_start(params: PyTree, x: Array) -> Array:
+            return u(params, x, jnp.zeros_like(x))
+
+        def initial_loss(value: Array, measured: Array) -> Array:
+            return self.initial_weight * jnp.square(value - measured)
 
         def places(key: Array, number: int) -> tuple[Array, Array, Array]:
             x, t, edge = jax.random.uniform(key, (3, number))
@@ -139,8 +140,9 @@ class Pinn:
             distance = jnp.linalg.norm(values - exact)
             return {"error": distance / np.linalg.norm(exact)}
 
-        groups = (Group(equation_loss, places, None), of_data(initial_loss, measurements))
-        return Task(params, groups, evaluate, "error", higher_is_better=False)
+        data = Supervised(at_the_start, initial_loss, *measurements)
+        groups = (Group(equation_loss, places, None), data.group(data.targets))
+        return Task(params, groups, evaluate, "error", higher_is_better=False, supervised=data)
 
 
 def advection(x: Float[np.ndarray, " n"], t: Float[np.ndarray, " n"], beta: float) -> np.ndarray:

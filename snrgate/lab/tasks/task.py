@@ -76,7 +76,7 @@ class Task(NamedTuple):
         evaluate: ``params -> {name: scalar}``, on data that training never sees.
         metric: name of the scalar that counts.
         higher_is_better: whether a higher metric is better.
-        supervised: the parts of the task where it has one data set with targets.
+        supervised: the parts of the last group where that is a data set with targets.
         large: whether the losses use arrays that are too large to be constants of a program.
     """
 

@@ -48,7 +48,8 @@ def twin_of(task: Task, seed: int, law: Float[Array, "..."] | None = None) -> Tw
     data = _supervised(task)
     key = jax.random.fold_in(jax.random.key(seed), 1)
     targets = risk.perturb(key, data.targets, data.kind, law=law)
-    return Twin(task._replace(groups=(data.group(np.asarray(targets.targets[1])),)), targets, data)
+    moved = data.group(np.asarray(targets.targets[1]))
+    return Twin(task._replace(groups=(*task.groups[:-1], moved)), targets, data)
 
 
 def learned_law(settings: Training, task: Task) -> Float[Array, "..."] | None:
@@ -108,7 +109,6 @@ def _outputs(data: Supervised, params: PyTree) -> Array:
 def _supervised(task: Task) -> Supervised:
     if task.supervised is None:
         raise InputError(
-            "twin moves the targets of a data set; this task has none, or several kinds of "
-            "examples: leave out --twin"
+            "twin moves the targets of a data set, and this task has none: leave out --twin"
         )
     return task.supervised
