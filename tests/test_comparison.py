@@ -1,16 +1,27 @@
 """The rules of the comparison that choose settings and steps, and its numbers, by hand."""
 
+import dataclasses
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import numbers
 from comparison.choice import CONTENDERS, error_of, values_of
-from comparison.contenders import GRID, THRESHOLDS, TWIN_GRID
+from comparison.contenders import (
+    GRID,
+    SINGLE,
+    THRESHOLDS,
+    TWIN_GRID,
+    changed,
+    scale_by_echo,
+)
 from comparison.measure import EVERY, Runner, name_of, wanted
 from comparison.rows import Arrays, row_of
 from comparison.runs import without
 
+from snrgate import gate, kronecker
+from snrgate.kernel import Kernel
 from snrgate.lab.tasks.table import Table
 from snrgate.lab.training.results import Key
 
@@ -129,11 +140,61 @@ def test_as_many_labels_are_wrong_as_was_said(kind, amount):
     assert np.mean(given != y) == pytest.approx(amount, abs=0.03)
 
 
+def test_a_gate_is_misplaced_and_nothing_else():
+    signal = jnp.asarray(np.random.default_rng(0).uniform(0, 4, (6, 5)), jnp.float32)
+    right = gate.soft(signal, jnp.ones_like(signal))
+    settings = (
+        dataclasses.replace(SINGLE[name], how=name).gate_settings(Table().make(0))["gate"]
+        for name in ("shuffled", "mean")
+    )
+    shuffled, mean = (rule(signal, jnp.ones_like(signal), 1.0, 1.0) for rule in settings)
+    assert not np.array_equal(shuffled, right)
+    assert np.allclose(np.sort(shuffled, axis=None), np.sort(right, axis=None))
+    assert np.allclose(mean, right.mean())
+
+
+def test_a_part_of_the_gate_is_left_out_for_a_while():
+    pair = jnp.diag(jnp.array([1.0, 2.0])), jnp.diag(jnp.array([3.0, 1.0]))
+    turn = jnp.eye(2)[::-1]
+    before = kronecker.doubt(pair, 0)
+    assert float(before) > 1
+    with changed("without doubt"):
+        assert float(kronecker.doubt(pair, 0)) == 1
+    assert kronecker.doubt(pair, 0) == before
+    with changed("eigenvectors alone"):
+        own = kronecker.ratios(pair, pair, (None, None), 0)
+        eigen = kronecker.ratios(pair, pair, (turn, turn), 0)
+    assert float(jnp.max(own.all)) == 0
+    assert float(jnp.min(eigen.all)) > 0
+    with changed("own basis alone"):
+        assert Kernel.renewed(None, None, pair) is pair
+
+
+def test_echo_keeps_what_the_slow_momentum_confirms():
+    # One direction of the gradient persists. The other changes its sign at every step.
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((n, n)))[0] for n in (2, 3))
+    steady, flickering = (np.outer(left[:, i], right[:, i]) for i in (0, 1))
+    tx = scale_by_echo(fast=0.5, slow=0.999, every=16, least=0.1)
+    params, kept = {"w": jnp.zeros((2, 3))}, []
+    state = tx.init(params)
+    for i in range(17):
+        grads = {"w": jnp.asarray(steady + (-1) ** i * flickering, jnp.float32)}
+        updates, state = tx.update(grads, state, params)
+        kept.append([abs(float(left[:, j] @ updates["w"] @ right[:, j])) for j in (0, 1)])
+    # Before the first measurement both have about the length one, times the root of 3 / 2.
+    assert 0.6 < kept[14][0] / 1.5**0.5 < 1.3
+    assert 0.6 < kept[14][1] / 1.5**0.5 < 1.3
+    # By hand: 1 / 2 of the steady direction, 16 / 2, against about 0.75.
+    assert kept[16][0] == pytest.approx(kept[14][0], rel=0.2)
+    assert 0.05 < kept[16][1] / kept[14][1] < 0.4
+
+
 def test_every_kind_of_run_of_a_small_row(monkeypatch):
     row = row_of("small", "clean", Table(width=8), steps=40, batch=16)
     monkeypatch.setitem(EVERY, "small", row)
     runner = Runner("small")
-    few = {key.part: key for key in wanted("small", 0, ("decide", "single", "stops"))}
+    few = {key.part: key for key in wanted("small", 0, ("decide", "stops"))}
     found = {key: runner.measured(key) for key in (*few.values(), Key("single", "AdamW", 0))}
     for key, result in found.items():
         columns = result["curve"]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from comparison.contenders import DECAYED, THRESHOLDS
+from comparison.contenders import THRESHOLDS, TUNED
 from snrgate.lab.training.results import Key, Result
 
 __all__ = ["CONTENDERS", "Contender", "error_of", "values_of"]
@@ -176,8 +176,8 @@ CONTENDERS: dict[str, Contender] = {
         "rows and columns, not tuned, last step",
     ),
     "gate, z by twin": Contender(_of_kernels(THRESHOLDS), 9, "its twin chooses z and the step"),
-    "gate, z and decay by twin": Contender(
-        _of_kernels(DECAYED), 9, "its twin chooses z, the weight decay and the step"
+    "gate, tuned by twin": Contender(
+        _of_kernels(TUNED), 9, "its twin chooses z, the rate, the decay and the step"
     ),
     "AdamW, hold-out": Contender(
         _held_out("AdamW held out"), 9, "a noisy tenth chooses settings and step"

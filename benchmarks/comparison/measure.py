@@ -13,18 +13,19 @@ import numpy as np
 from missing import measure_missing
 
 from comparison.contenders import (
-    DECAYED,
     GRID,
     KERNELS,
     PEERS,
     SINGLE,
     STRICT,
     THRESHOLDS,
+    TOLD,
+    TUNED,
     TWIN_GRID,
     changed,
 )
 from comparison.references import is_table, metric_of, names
-from comparison.rows import ROWS
+from comparison.rows import ROWS, RULED
 from comparison.runs import (
     Data,
     Program,
@@ -39,11 +40,13 @@ from snrgate.lab.study.peers import FiniteAlgorithm1
 from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.optimizers import AdamW
 from snrgate.lab.training.results import Key, Result, Results
-from snrgate.lab.training.train import Training
+from snrgate.lab.training.train import Training, fit
 from snrgate.lab.training.twin import twin_of
 
-EVERY = ROWS | {scale_name(c, x): row for c, by_x in SCALES.items() for x, row in by_x.items()}
-"""All rows, and those of the curves, by the names of their files."""
+EVERY = (
+    ROWS | RULED | {scale_name(c, x): row for c, by_x in SCALES.items() for x, row in by_x.items()}
+)
+"""All rows, those without a hold-out, and those of the curves, by the names of their files."""
 PARTS = ("decide", "single", "stops", "folds", "references", "peers")
 FOLDS = 5
 
@@ -73,10 +76,13 @@ def name_of(hyper: Mapping[str, float]) -> str:
 
 def wanted(row: str, seed: int, parts: tuple[str, ...]) -> Iterator[Key]:
     """The keys of the runs of a row."""
+    if row in RULED:
+        yield from (Key("told", name, seed) for name in TOLD if "single" in parts)
+        return
     data = EVERY[row].base.task.make(seed).supervised
     assert data is not None
     if "decide" in parts:
-        settings = dict.fromkeys(map(name_of, (*THRESHOLDS, *DECAYED)))
+        settings = dict.fromkeys(map(name_of, (*THRESHOLDS, *TUNED)))
         yield from (Key("kernels with twin", name, seed) for name in settings)
         yield from (Key("AdamW", name_of(h), seed) for h in GRID)
         yield from (Key("AdamW held out", name_of(h), seed) for h in GRID)
@@ -130,6 +136,11 @@ class Runner:
         part, name, seed = key
         if part == "single":
             return self._single(name, seed)
+        if part == "told":
+            task, settings = self._settings(seed)
+            kind = _like(TOLD[name], self.base.optimizer)
+            rows = fit(dataclasses.replace(settings, optimizer=kind), task)
+            return [{"step": row["step"], "metric": row[task.metric]} for _, row in rows]
         if part == "stops":
             return self._stops(seed)
         words = name.split()
@@ -246,6 +257,12 @@ class Runner:
         if key not in self.programs or not self.programs[key].fits(task):
             self.programs[key] = Program(task, kind, self.base.batch_size, loss, monitored)
         return self.programs[key]
+
+
+def _like(kind: AdamW, plain: AdamW) -> AdamW:
+    """An optimizer with the numbers that AdamW has on the row."""
+    shared = {f.name: getattr(plain, f.name) for f in dataclasses.fields(AdamW)}
+    return dataclasses.replace(kind, **shared)
 
 
 def _point(task: Task, settings: Training, i: int, params: Any) -> dict[str, float]:

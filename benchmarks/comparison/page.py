@@ -39,7 +39,7 @@ DECIDING = (
 """The contenders that the page is about."""
 HONEST = (
     *DECIDING,
-    "gate, z and decay by twin",
+    "gate, tuned by twin",
     "AdamW or gate, twin",
     "averaged, hold-out",
 )

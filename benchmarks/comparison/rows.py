@@ -31,7 +31,7 @@ from snrgate.lab.training.optimizers import AdamW
 from snrgate.lab.training.train import TaskSettings, Training
 from snrgate.models.mlp import MLP
 
-__all__ = ["ROWS", "Arrays", "Row", "Wide", "row_of", "task_of"]
+__all__ = ["ROWS", "RULED", "Arrays", "Row", "Wide", "row_of", "task_of"]
 
 Noise = Literal["none", "uniform", "hard", "normal", "heavy"]
 """Noise of the training targets.
@@ -310,3 +310,14 @@ ROWS: dict[str, Row] = {
     "camera-0": row_of("camera, noise 0.02", "clean", Photo("camera", noise=0.02), 1500, 512),
 }
 """The rows by name, those that decide first."""
+
+RULED: dict[str, Row] = {
+    "advection": _studied("advection"),
+    "burgers": _studied("burgers"),
+    "division-25": dataclasses.replace(
+        _studied("division-25"), base=STUDIED["division-25"].grid("adamw")["adamw-lr0.01-wd2"]
+    ),
+}
+"""Equations and a rule of arithmetic, where nothing can be held out. The rule is learned with the
+learning rate and the decay that AdamW needs for it.
+"""
