@@ -12,13 +12,13 @@ from snrgate.lab.study.references import references
 from snrgate.lab.study.results import results_of, score, steps_to, steps_words, stored
 from snrgate.lab.study.rows import ROWS, Row
 from snrgate.lab.study.run import Study, _tune, run
-from snrgate.lab.study.short import first_table, short_tables
+from snrgate.lab.study.short import short_tables
 from snrgate.lab.study.summary import summary_page
 from snrgate.lab.study.tables import _sensitivity, row_page, verdict
 from snrgate.lab.study.tuned import tuned_config
 from snrgate.lab.training.configs import training_config
 from snrgate.lab.training.optimizers import AdamW
-from snrgate.lab.training.results import Key, Results
+from snrgate.lab.training.results import Key
 from snrgate.lab.training.settings import flat
 
 RESULTS = Path(__file__).parents[1] / "results" / "study"
@@ -185,26 +185,8 @@ def test_the_short_tables_have_the_median_setting_of_the_grid(tmp_path):
     assert tuned == "| `table` | 0.500 | 0.400 | 0.500 |"
 
 
-def test_the_first_table_has_the_step_that_the_hold_out_chooses(tmp_path):
-    study, twin = tmp_path / "study", tmp_path / "twin"
-    for name, value in (("adamw-untuned", 0.9), ("gated-untuned", 0.6), ("adamw", 0.5)):
-        results_of(study, "table").update({Key("runs", name, 0): run_of(value)})
-    held_out = [[50, 0.7, math.nan], [100, 0.8, 0.2], [150, 0.9, 0.3]]
-    curve = [[50, 0.75, 0.1, 0.1, 0.1], [100, 0.85, 0.1, 0.1, 0.1]]
-    runs = {
-        Key(part, name, 0): {"twin": curve, "held out": held_out}
-        for part in ("table", "concrete")
-        for name in ("AdamW", "units")
-    }
-    Results(twin / "runs.jsonl").update(runs)
-    *_, table, concrete = first_table(study, twin).splitlines()
-    assert table.endswith("| 0.900 | 0.800 (1) | **0.600** | 0.500 |")
-    assert concrete.endswith("| 0.850 | 0.800 (1) | **0.850** | - |")
-
-
 def test_the_tables_of_the_documents_are_those_of_the_results():
     root = RESULTS.parents[1]
-    assert first_table(RESULTS, root / "results" / "twin") in (root / "README.md").read_text()
     assert short_tables(RESULTS) == (RESULTS / "short.md").read_text()
     assert "```{include} ../results/study/short.md" in (root / "docs" / "numbers.md").read_text()
     assert summary_page(RESULTS) == (RESULTS / "README.md").read_text()

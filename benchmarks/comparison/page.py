@@ -27,6 +27,8 @@ __all__ = ["main", "page"]
 OUT = Path("results/comparison")
 PICTURES = Path("docs/_static")
 
+APART = 0.05
+"""Relative difference of two median errors above which one contender is ahead."""
 CLOSE = 1.02
 """Ratio of two errors up to which they count as level."""
 DECIDING = (
@@ -51,6 +53,21 @@ PEERS = ("SAM, hold-out", "GCE, hold-out", "ELR, hold-out", "EchoMuon, hold-out"
 REFERENCES = ("network", "linear", "elastic net", "forest", "boosting")
 STOPS = ("AdamW, not tuned", "Label Wave", "evidence-based", "gradients")
 SCALED = ("gate", "gate, z by twin", "AdamW, hold-out", "AdamW, twin", "AdamW, oracle")
+FIRST = {
+    "digits-40": "digits, 40 % wrong labels",
+    "digits-20-500": "digits, 20 % wrong, 500 pixels of noise",
+    "lorenz-40": "a noisy series",
+    "table": "a table of 442 patients",
+    "concrete": "a table of concrete, *clean*",
+}
+"""The rows of the table in the first document, and what they are called there."""
+FIRST_COLUMNS = {
+    "AdamW": "AdamW, not tuned",
+    "AdamW, hold-out": "AdamW, hold-out",
+    "**gate**": "gate",
+    "gate, twin": "gate, tuned by twin",
+    "AdamW, oracle": "AdamW, oracle",
+}
 COLOURS = {
     "gate": "#1f5f8b",
     "gate, z by twin": "#5fa8d3",
@@ -169,7 +186,7 @@ def page(values: Values, seconds: Mapping[str, float], scales: Values) -> str:
     }
     return PAGE.format(
         verdict=verdict({who: by_kind(values, name) for who, name in said.items()}),
-        advice=ADVICE,
+        advice=ADVICE.format(**placed(values, "gate", "AdamW, hold-out")),
         deciding=part(*DECIDING),
         summary="\n".join(summary(values, HONEST)),
         against="\n".join(against(values, others, "AdamW, hold-out")),
@@ -187,6 +204,18 @@ def page(values: Values, seconds: Mapping[str, float], scales: Values) -> str:
             for name, c in CONTENDERS.items()
         ),
     )
+
+
+def placed(values: Values, name: str, other: str) -> dict[str, str]:
+    """The rows where one contender is ahead of another, level with it, and behind it."""
+    found: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
+    for row, of_row in values.items():
+        if seeds := shared(of_row, (name, other)):
+            mine, theirs = (statistics.median(of_row[n][s] for s in seeds) for n in (name, other))
+            ratio = mine / theirs
+            where = "ahead" if ratio < 1 - APART else "behind" if ratio > 1 + APART else "level"
+            found[where].append(f"{ROWS[row].title} ({ratio:.2f})")
+    return {where: "; ".join(rows) or "none" for where, rows in found.items()}
 
 
 def by_kind(values: Values, name: str) -> dict[str, tuple[float, float, float]]:
@@ -211,6 +240,19 @@ def _where_there(values: Values, names: Sequence[str]) -> list[str]:
             ]
             lines.append(line([ROWS[row].title, *cells]))
     return lines
+
+
+def first_table(values: Values) -> str:
+    """Five rows for the first document: medians of errors over the seeds of each contender."""
+    lines = head(["what is learned", *FIRST_COLUMNS], left=1)
+    for row, title in FIRST.items():
+        medians = [
+            statistics.median(values[row][name].values()) if name in values[row] else math.nan
+            for name in FIRST_COLUMNS.values()
+        ]
+        cells = ["-" if math.isnan(m) else f"{m:.3g}" for m in medians]
+        lines.append(line([title, *cells[:2], f"**{cells[2]}**", *cells[3:]]))
+    return "\n".join(lines) + "\n"
 
 
 def rows_page(values: Values) -> str:

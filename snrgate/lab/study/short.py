@@ -1,81 +1,15 @@
 """The short tables of the documents: medians alone, from the runs as they are on disk."""
 
-import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from snrgate.lab.study.results import Contenders, comparable, median, medians, results_of, stored
 from snrgate.lab.study.rows import ROWS, Row
 from snrgate.lab.study.tables import head, line, oracle
-from snrgate.lab.training.results import Key, Result, Results
+from snrgate.lab.training.results import Key, Result
 
-__all__ = ["first_table", "short_tables"]
-
-
-class Chosen(NamedTuple):
-    """A row of the first table."""
-
-    name: str
-    title: str
-    measure: str
-
-
-FIRST = (
-    Chosen("digits-40", "digits, 40 % wrong labels", "accuracy"),
-    Chosen("table", "a table of 442 patients", "error"),
-    Chosen("lorenz-20", "a series, noise 0.2", "error"),
-    Chosen("camera-20", "a photo, noise 0.2", "dB"),
-    Chosen("concrete", "a table of concrete, *clean*", "error"),
-)
-"""The rows of the first table."""
-
-
-def first_table(study: Path, twin: Path) -> str:
-    """Five rows: AdamW at its last step, stopped by a hold-out and tuned, and the gate.
-
-    Args:
-        study: folder of the study.
-        twin: folder of the runs with a twin and with a hold-out.
-    """
-    held_out = Results(twin / "runs.jsonl").read()
-    columns = ["AdamW", "AdamW, hold-out", "**gated**", "AdamW, tuned"]
-    lines = head(["what is learned", "measure", *columns], left=2)
-    for name, title, measure in FIRST:
-        runs = (
-            stored(results_of(study, name).read(), "runs", tuple(_OF_STUDY)) if name in ROWS else {}
-        )
-        stopped = [held_out[key] for key in held_out if key.part == name and key.name == "AdamW"]
-        gated = [held_out[key] for key in held_out if key.part == name and key.name == "units"]
-        if not runs and not stopped:
-            continue
-        cells = [
-            _median(runs, "adamw-untuned", "last") if runs else _middle(map(_last, stopped)),
-            f"{_middle(map(_stopped, stopped))} ({len(stopped)})" if stopped else "-",
-            f"**{_median(runs, 'gated-untuned', 'last') if runs else _middle(map(_last, gated))}**",
-            _median(runs, "adamw", "last"),
-        ]
-        lines.append(line([title, measure, *cells]))
-    return "\n".join(lines) + "\n"
-
-
-_OF_STUDY = ("adamw-untuned", "gated-untuned", "adamw")
-
-
-def _last(result: Result) -> float:
-    """The metric at the last step of a run that was trained on all examples."""
-    return result["twin"][-1][1]
-
-
-def _stopped(result: Result) -> float:
-    """The metric at the step that the held-out examples choose."""
-    points = [point for point in result["held out"] if math.isfinite(point[2])]
-    return min(points, key=lambda point: point[2])[1]
-
-
-def _middle(values: Iterable[float]) -> str:
-    return f"{statistics.median(values):#.3g}"
+__all__ = ["short_tables"]
 
 
 def short_tables(out: Path) -> str:
