@@ -39,10 +39,10 @@ def objections(values: Values, seconds: Mapping[str, float]) -> str:
         some = {r: v for r, v in values.items() if not rows or r in rows}
         logs = ratios(some, name, other)
         if not logs:
-            return "not measured"
+            return "a ratio that has not been measured"
         found = interval(logs)
         many = "one row" if len(logs) == 1 else f"{len(logs)} rows"
-        return f"{numbers(found)}; {many}; {place(found)}"
+        return f"a ratio of {numbers(found)} ({many}: {place(found)})"
 
     counts = [len(v["gate"]) for v in values.values() if "gate" in v]
     asked = {
@@ -52,28 +52,28 @@ def objections(values: Values, seconds: Mapping[str, float]) -> str:
         "A hold-out wastes a tenth of the data. Why not retrain?": "Retraining on all examples has "
         f"{ratio('AdamW, retrained')}. The untuned gate over the retrained run has "
         f"{ratio('gate', 'AdamW, retrained')}, and the gate by its twin "
-        f"{ratio('gate, z by twin', 'AdamW, retrained')}.",
+        f"{ratio('gate, tuned by twin', 'AdamW, retrained')}.",
         "A tenth is too few. Why not five folds?": "Five-fold cross-validation, for five times the "
-        f"runs, has {ratio('AdamW, folds')}. AdamW by its twin over it: "
+        f"runs, has {ratio('AdamW, folds')}. AdamW by its twin over it has "
         f"{ratio('AdamW, twin', 'AdamW, folds')}.",
         "Is the gain due to the twin or to the gate?": "AdamW by a twin has "
         f"{ratio('AdamW, twin')}, and the gate by a twin over AdamW by a twin has "
-        f"{ratio('gate, z by twin', 'AdamW, twin')}.",
+        f"{ratio('gate, tuned by twin', 'AdamW, twin')}.",
         "Is the gate a smaller learning rate in disguise?": "With a tensor's gates all at their "
-        f"mean, the error over the gate's is {ratio('mean', 'gate')}.",
+        f"mean, the error over the gate's has {ratio('mean', 'gate')}.",
         "Does it matter where the gate is open?": "With the gates of a tensor in another order, "
-        f"the error over the gate's is {ratio('shuffled', 'gate')}.",
+        f"the error over the gate's has {ratio('shuffled', 'gate')}.",
         "Is an average of the weights as good?": "AdamW's average, by hold-out, has "
-        f"{ratio('averaged, hold-out')}. The untuned gate over it: "
+        f"{ratio('averaged, hold-out')}. The untuned gate over it has "
         f"{ratio('gate', 'averaged, hold-out')}.",
         "There are losses for wrong labels.": "By hold-out, generalised cross-entropy has "
         f"{ratio('GCE, hold-out')}, early-learning regularisation {ratio('ELR, hold-out')}, and "
         f"the untuned gate on the same rows {ratio('gate', rows=_rows(values, 'GCE, hold-out'))}.",
         "The defaults were chosen on these data.": "On the rows that had no part in any choice, "
         f"the untuned gate has {ratio('gate', rows=UNSEEN)}, and the gate by its twin "
-        f"{ratio('gate, z by twin', rows=UNSEEN)}.",
-        "Which gate? There are several.": "Per output unit, the default, over rows and columns: "
-        f"{ratio('gate per unit', 'gate')}. The paper's gate: {ratio(_PAPER, 'gate')}.",
+        f"{ratio('gate, tuned by twin', rows=UNSEEN)}.",
+        "Which gate? There are several.": "The gate per output unit over that of rows and "
+        f"columns has {ratio('gate per unit', 'gate')}. The paper's gate has {ratio(_PAPER, 'gate')}.",
         "Trees are better on tables.": "A forest has "
         f"{ratio('forest')}, boosting {ratio('boosting')}, and scikit-learn's network "
         f"{ratio('network')}.",
@@ -81,13 +81,13 @@ def objections(values: Values, seconds: Mapping[str, float]) -> str:
         "How sure are these numbers?": f"Every row has {min(counts)} to {max(counts)} fresh seeds. "
         "The intervals draw rows first and then seeds, so they speak of rows like these. A test "
         "set of some tables has 65 to 112 examples, so that one row alone says little.",
-        "Does it hold for convolutions?": f"On a small network with GroupNorm: "
+        "Does it hold for convolutions?": f"On a small network with GroupNorm the untuned gate has "
         f"{ratio('gate', rows=NETS)}.",
         "For transformers, large models, and augmented data?": "We do not know. The largest "
         "network here has 0.2 million parameters. Language and equations are in the study, "
         "without a hold-out.",
         "For noise that depends on the group or on time?": "We do not know. Labels that are wrong "
-        f"where a linear model errs: {ratio('gate', rows=('digits-hard',))}.",
+        f"where a linear model errs give the untuned gate {ratio('gate', rows=('digits-hard',))}.",
     }
     return "\n".join(f"- **{question}** {answer}" for question, answer in asked.items())
 

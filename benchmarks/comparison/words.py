@@ -94,7 +94,7 @@ and *retrained* takes a tenth.
 {deciding}
 
 Beside them: what an oracle would reach that sees the test data, the average of AdamW's weights, and
-a twin that chooses between two settings of AdamW and two thresholds of the gate.
+the gate whose twin chooses the threshold and the step alone.
 
 {beside}
 
