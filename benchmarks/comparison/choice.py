@@ -5,18 +5,22 @@ are as noisy as the rest, a twin, or nothing.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from comparison.contenders import THRESHOLDS, TUNED
+from comparison.contenders import GRID, PEERS, THRESHOLDS, TUNED, TWIN_GRID
 from snrgate.lab.training.results import Key, Result
 
-__all__ = ["CONTENDERS", "Contender", "error_of", "values_of"]
+__all__ = ["CONTENDERS", "Contender", "MissingRunError", "error_of", "name_of", "values_of"]
 
 Runs = Mapping[str, Result]
 """The runs of one part and seed, by the name of their settings."""
 Parts = Mapping[str, Runs]
 """The runs of one row and seed, by part."""
+
+
+class MissingRunError(Exception):
+    """A run that a contender needs has not been measured."""
 
 
 class Point(NamedTuple):
@@ -32,9 +36,9 @@ class Contender(NamedTuple):
     """A contender.
 
     Attributes:
-        choose: the metric that it comes to, from the runs of a row and seed. It raises ``KeyError``
-            where a run is missing.
-        runs: number of runs that it takes.
+        choose: the metric that it comes to, from the runs of a row and seed. It raises
+            :class:`MissingRunError` where a run is missing.
+        runs: number of runs that it takes; 0 where it is no network of ours.
         said: what it is, in a few words.
     """
 
@@ -43,10 +47,21 @@ class Contender(NamedTuple):
     said: str
 
 
-def settings(name: str) -> dict[str, float]:
-    """The settings that a name tells."""
-    words = name.split()
-    return {k: float(v) for k, v in zip(words[::2], words[1::2], strict=True)}
+def name_of(settings: Mapping[str, float]) -> str:
+    """The settings of a run as a name."""
+    return " ".join(f"{key} {value:g}" for key, value in settings.items())
+
+
+def runs_of(parts: Parts, part: str, wanted: Iterable[Mapping[str, float]] = GRID) -> Runs:
+    """The runs of a part with these settings, and no others.
+
+    Raises:
+        MissingRunError: one has not been measured.
+    """
+    try:
+        return {name: parts[part][name] for name in map(name_of, wanted)}
+    except KeyError as error:
+        raise MissingRunError(part, *error.args) from None
 
 
 def points(runs: Runs, seen: str = "metric", metric: str = "metric") -> list[Point]:
@@ -68,89 +83,96 @@ def least(found: Iterable[Point]) -> Point:
 
 def _last(part: str, name: str) -> Callable[[Parts], float]:
     def choose(parts: Parts) -> float:
-        value = parts[part][name]["curve"]["metric"][-1]
-        return math.nan if value is None else value
+        return _end(_one(parts, part, name))
 
     return choose
 
 
-def _of_kernels(wanted: list[dict[str, float]]) -> Callable[[Parts], float]:
-    """The gate whose settings, and whose step, have the least risk by the twin."""
-
-    def choose(parts: Parts) -> float:
-        runs = {n: r for n, r in parts["kernels with twin"].items() if settings(n) in wanted}
-        if len(runs) < len(wanted):
-            raise KeyError("kernels with twin")
-        return _by_twin(runs)
-
-    return choose
+def _one(parts: Parts, part: str, name: str) -> Result:
+    if name not in parts.get(part, {}):
+        raise MissingRunError(part, name)
+    return parts[part][name]
 
 
-def _by_twin(runs: Runs) -> float:
+def _end(run: Result) -> float:
+    """The metric at the last step; NaN where the run has diverged."""
+    value = run["curve"]["metric"][-1]
+    return math.nan if value is None else value
+
+
+def _by_twin(part: str, wanted: Sequence[Mapping[str, float]]) -> Callable[[Parts], float]:
+    """The settings and the step that have the least risk by the twin."""
+    return lambda parts: _least_risk(runs_of(parts, part, wanted))
+
+
+def _least_risk(runs: Runs) -> float:
     found = points(runs, "twin")
     # Without any estimate nothing tells when to stop: the first settings, at their last step.
-    return least(found).metric if found else points(runs)[-1].metric
+    return least(found).metric if found else _end(next(iter(runs.values())))
 
 
 def _mixed_by_twin(parts: Parts) -> float:
     """Two settings of AdamW and two thresholds of the gate, among which a twin chooses."""
-    adamw, kernels = parts["AdamW with twin"], parts["kernels with twin"]
-    names = "learning_rate 0.0005 weight_decay 0", "learning_rate 0.003 weight_decay 10"
-    thresholds = "z 0.7 weight_decay 0", "z 1 weight_decay 0"
-    return _by_twin({n: adamw[n] for n in names} | {n: kernels[n] for n in thresholds})
+    adamw = runs_of(parts, "AdamW with twin", (TWIN_GRID[0], TWIN_GRID[-1]))
+    return _least_risk({**adamw, **runs_of(parts, "kernels with twin", THRESHOLDS[1:3])})
 
 
-def _adamw_by_twin(parts: Parts) -> float:
-    return _by_twin(_whole(parts, "AdamW with twin", 4))
-
-
-def _whole(parts: Parts, part: str, count: int = 9) -> Runs:
-    if len(parts[part]) < count:
-        raise KeyError(part)
-    return parts[part]
-
-
-def _held_out(part: str, average: bool = False) -> Callable[[Parts], float]:
+def _held_out(part: str, seen: str = "held", metric: str = "metric") -> Callable[[Parts], float]:
     """What the hold-out chooses, as it is: trained on nine tenths of the examples."""
-    seen, metric = ("average held", "average") if average else ("held", "metric")
+    return lambda parts: least(points(runs_of(parts, part, _grid(part)), seen, metric)).metric
+
+
+def _by_accuracy(part: str) -> Callable[[Parts], float]:
+    """The same for labels, by the share of wrong answers; the loss decides between equal ones."""
 
     def choose(parts: Parts) -> float:
-        return least(points(_whole(parts, part), seen, metric)).metric
+        runs = runs_of(parts, part, _grid(part))
+        if "held wrong" not in next(iter(runs.values()))["curve"]:
+            raise MissingRunError(part, "held wrong")
+        both = zip(points(runs, "held wrong"), points(runs, "held"), strict=True)
+        return min(both, key=lambda pair: (pair[0].seen, pair[1].seen))[0].metric
 
     return choose
+
+
+def _grid(part: str) -> Sequence[Mapping[str, float]]:
+    peer = part.removesuffix(" held out")
+    return PEERS[peer][2] if peer in PEERS else GRID
 
 
 def _retrained(part: str) -> Callable[[Parts], float]:
     """What held-out examples choose, trained again on all examples for as many steps."""
 
     def choose(parts: Parts) -> float:
-        best = least(points(_whole(parts, part), "held"))
-        again = points({best.name: _whole(parts, "AdamW")[best.name]})
-        return min(again, key=lambda point: abs(point.step - best.step)).metric
+        best = least(points(runs_of(parts, part), "held"))
+        curve = runs_of(parts, "AdamW")[best.name]["curve"]
+        at = min(range(len(curve["step"])), key=lambda i: abs(curve["step"][i] - best.step))
+        value = curve["metric"][at]
+        return math.nan if value is None else value
 
     return choose
 
 
 def _best(parts: Parts) -> float:
     """The best step of the best settings, which only clean test data can find."""
-    runs = _whole(parts, "AdamW")
+    runs = runs_of(parts, "AdamW")
     sign = -1 if next(iter(runs.values()))["higher_is_better"] else 1
     return min(points(runs), key=lambda point: sign * point.metric).metric
 
 
 def _best_last(parts: Parts) -> float:
     """The last step of the settings that have the best last step on the test data."""
-    runs = _whole(parts, "AdamW")
+    runs = runs_of(parts, "AdamW")
     up = next(iter(runs.values()))["higher_is_better"]
-    lasts = [v for r in runs.values() if (v := r["curve"]["metric"][-1]) is not None]
-    return max(lasts) if up else min(lasts)
+    ends = [end for end in map(_end, runs.values()) if math.isfinite(end)]
+    return max(ends) if up else min(ends)
 
 
 def _first(column: str, says: Callable[[list[Point], int], bool]) -> Callable[[Parts], float]:
     """One untuned run of AdamW, stopped at the first step at which a rule says so."""
 
     def choose(parts: Parts) -> float:
-        found = points(parts["stops"], column)
+        found = _looked(parts, column)
         stop = next((i for i in range(len(found)) if says(found, i)), len(found) - 1)
         return found[stop].metric
 
@@ -165,8 +187,15 @@ def _turns(found: list[Point], i: int) -> bool:
     return after > before
 
 
+def _looked(parts: Parts, column: str) -> list[Point]:
+    run = _one(parts, "stops", "AdamW")
+    if column not in run["curve"]:
+        raise MissingRunError("stops", column)
+    return points({"AdamW": run}, column)
+
+
 def _by_gradients(parts: Parts) -> float:
-    return least(points(parts["stops"], "gradients")).metric
+    return least(_looked(parts, "gradients")).metric
 
 
 CONTENDERS: dict[str, Contender] = {
@@ -175,17 +204,26 @@ CONTENDERS: dict[str, Contender] = {
         1,
         "rows and columns, not tuned, last step",
     ),
-    "gate, z by twin": Contender(_of_kernels(THRESHOLDS), 9, "its twin chooses z and the step"),
+    "gate, z by twin": Contender(
+        _by_twin("kernels with twin", THRESHOLDS), 9, "its twin chooses z and the step"
+    ),
     "gate, tuned by twin": Contender(
-        _of_kernels(TUNED), 9, "its twin chooses z, the rate, the decay and the step"
+        _by_twin("kernels with twin", TUNED),
+        9,
+        "its twin chooses z, rate, decay and step",
     ),
     "AdamW, hold-out": Contender(
         _held_out("AdamW held out"), 9, "a noisy tenth chooses settings and step"
     ),
+    "AdamW, hold-out by accuracy": Contender(
+        _by_accuracy("AdamW held out"), 9, "labels: its share of wrong answers chooses"
+    ),
     "AdamW, retrained": Contender(
         _retrained("AdamW held out"), 10, "the same choice, trained on all examples"
     ),
-    "AdamW, twin": Contender(_adamw_by_twin, 9, "a twin chooses settings and step"),
+    "AdamW, twin": Contender(
+        _by_twin("AdamW with twin", TWIN_GRID), 9, "a twin chooses settings and step"
+    ),
     "AdamW or gate, twin": Contender(
         _mixed_by_twin, 9, "a twin chooses between two settings of AdamW and two thresholds"
     ),
@@ -198,24 +236,37 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "AdamW, not tuned": Contender(_last("single", "AdamW"), 1, "a rate of 1e-3, last step"),
     "averaged, hold-out": Contender(
-        _held_out("AdamW held out", average=True), 9, "an average of the weights, by hold-out"
+        _held_out("AdamW held out", "average held", "average"),
+        9,
+        "an average of the weights, by hold-out",
     ),
     "SAM, hold-out": Contender(_held_out("SAM held out"), 18, "two gradients a step, by hold-out"),
     "GCE, hold-out": Contender(
-        _held_out("GCE held out"), 9, "generalised cross-entropy, by hold-out"
+        _by_accuracy("GCE held out"),
+        9,
+        "generalised cross-entropy, by held-out accuracy",
     ),
     "ELR, hold-out": Contender(
-        _held_out("ELR held out"), 9, "early-learning regularisation, by hold-out"
+        _by_accuracy("ELR held out"),
+        9,
+        "early-learning regularisation, by held-out accuracy",
     ),
     "EchoMuon, hold-out": Contender(_held_out("EchoMuon held out"), 9, "by hold-out"),
     "Label Wave": Contender(
-        _first("changes", _turns), 1, "untuned AdamW, stopped where its answers change least"
+        _first("changes", _turns),
+        1,
+        "untuned AdamW, stopped where the changes of its answers have their first minimum",
     ),
     "evidence-based": Contender(
         _first("evidence", lambda found, i: found[i].seen > 0), 1, "untuned AdamW, so stopped"
     ),
     "gradients": Contender(
         _by_gradients, 1, "untuned AdamW, stopped by the risk from leave-one-out gradients"
+    ),
+    "gate, not told": Contender(
+        _last("single", "gate, not told"),
+        1,
+        "the gate without the number of examples",
     ),
     "gate per unit": Contender(_last("single", "gate per unit"), 1, "not tuned, last step"),
     "paper's gate": Contender(
@@ -229,15 +280,15 @@ CONTENDERS: dict[str, Contender] = {
     "eigenvectors alone": Contender(_last("single", "eigenvectors alone"), 1, "the other basis"),
     "without doubt": Contender(_last("single", "without doubt"), 1, "no degrees of freedom"),
     "linear": Contender(
-        _last("references", "linear"), 12, "`LassoCV`, or a logistic regression; three folds"
+        _last("references", "linear"), 0, "`LassoCV`, or a logistic regression; three folds"
     ),
-    "elastic net": Contender(_last("references", "elastic net"), 9, "`ElasticNetCV`, three folds"),
-    "forest": Contender(_last("references", "forest"), 7, "200 trees, three folds"),
+    "elastic net": Contender(_last("references", "elastic net"), 0, "`ElasticNetCV`, three folds"),
+    "forest": Contender(_last("references", "forest"), 0, "200 trees, three folds"),
     "boosting": Contender(
-        _last("references", "boosting"), 7, "histogram gradient boosting, three folds"
+        _last("references", "boosting"), 0, "histogram gradient boosting, three folds"
     ),
     "network": Contender(
-        _last("references", "network"), 10, "scikit-learn's MLP, `early_stopping`, three folds"
+        _last("references", "network"), 0, "scikit-learn's MLP, `early_stopping`, three folds"
     ),
 }
 """The contenders by name."""
@@ -260,7 +311,7 @@ def values_of(found: Mapping[Key, Result]) -> dict[str, dict[int, float]]:
         for seed, parts in by_seed.items():
             try:
                 value = contender.choose(parts)
-            except KeyError:
+            except MissingRunError:
                 continue
             metric = next(iter(found.values()))["metric"]
             values.setdefault(name, {})[seed] = error_of(metric, value)

@@ -1,12 +1,13 @@
 """The contenders of the comparison: what is trained for each, and with which settings.
 
-Every tuned contender has nine runs. Ordinary optimizers have a grid of nine settings. The gate that
-its twin tunes has four thresholds with two runs each, and a run that learns the law of the labels.
+Ordinary optimizers have a grid of nine settings. What a twin tunes has four settings with two runs
+each, and for labels one more run that learns their law. What nobody tunes has one run.
 """
 
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -80,26 +81,38 @@ class OpenSoap(Soap):
 class EchoMuon(AdamW):
     """Muon whose singular directions count as far as a slower momentum has them too.
 
-    After the package echomuon 0.3.0, with the gate wholly on. The last kernel, vectors and
-    convolutions have AdamW at 1e-3, as its authors advise.
+    After the package echomuon 0.3.0, with its gate wholly on and without the controller that
+    would weaken it. The output kernel, vectors and convolutions have AdamW with the settings of
+    its authors' example.
     """
 
     def build(self, task: Task) -> Built:
         """The rule for hidden kernels beside AdamW for the rest."""
-        leaves = jax.tree.leaves(task.params)
-        kernels = [i for i, leaf in enumerate(leaves) if leaf.ndim == 2][:-1]
-        labels = jax.tree.unflatten(
-            jax.tree.structure(task.params),
-            ["echo" if i in kernels else "rest" for i in range(len(leaves))],
+        hidden = hidden_kernels(task.params)
+        labels = jax.tree.map_with_path(
+            lambda path, _: "echo" if jax.tree_util.keystr(path) in hidden else "rest", task.params
         )
         echo = optax.chain(
             scale_by_echo(),
             optax.add_decayed_weights(self.weight_decay),
             optax.scale_by_learning_rate(self.rate()),
         )
-        rest = optax.adamw(1e-3, self.b1, self.b2, weight_decay=0.0)
+        rest = optax.adamw(3e-4, 0.9, 0.95, weight_decay=0.1)
         tx = optax.partition({"echo": echo, "rest": rest}, labels)
         return Built(tx, mean_gradient(task.groups))
+
+
+def hidden_kernels(params: Any) -> set[str]:
+    """The paths of the dense kernels, but for that of the output."""
+    leaves = jax.tree.leaves_with_path(params)
+    paths = [jax.tree_util.keystr(path) for path, leaf in leaves if leaf.ndim == 2]
+    named = [path for path in paths if "head" in path or "last" in path]
+    output = named[0] if named else max(paths, key=lambda path: [int(n) for n in _digits(path)])
+    return set(paths) - {output}
+
+
+def _digits(path: str) -> list[str]:
+    return re.findall(r"[0-9]+", path)
 
 
 def scale_by_echo(

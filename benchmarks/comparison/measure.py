@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import math
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from missing import measure_missing
 
+from comparison.choice import name_of
 from comparison.contenders import (
     GRID,
     KERNELS,
@@ -23,11 +27,11 @@ from comparison.contenders import (
     TUNED,
     TWIN_GRID,
     changed,
+    hidden_kernels,
 )
 from comparison.references import is_table, metric_of, names
 from comparison.rows import ROWS, RULED
 from comparison.runs import (
-    Data,
     Program,
     curve_of,
     evidence_against,
@@ -36,8 +40,9 @@ from comparison.runs import (
 )
 from comparison.scales import SCALES, scale_name
 from snrgate import risk
+from snrgate.lab.errors import InputError
 from snrgate.lab.study.peers import FiniteAlgorithm1
-from snrgate.lab.tasks.task import Task
+from snrgate.lab.tasks.task import Supervised, Task
 from snrgate.lab.training.optimizers import AdamW
 from snrgate.lab.training.results import Key, Result, Results
 from snrgate.lab.training.train import Training, fit
@@ -69,11 +74,6 @@ class Comparison:
     """Folder of the results."""
 
 
-def name_of(hyper: Mapping[str, float]) -> str:
-    """The settings of a run as a name."""
-    return " ".join(f"{key} {value:g}" for key, value in hyper.items())
-
-
 def wanted(row: str, seed: int, parts: tuple[str, ...]) -> Iterator[Key]:
     """The keys of the runs of a row."""
     if row in RULED:
@@ -98,8 +98,15 @@ def wanted(row: str, seed: int, parts: tuple[str, ...]) -> Iterator[Key]:
         yield from (Key("references", name, seed) for name in names(task))
     if "peers" in parts:
         for name, (_, loss, grid) in PEERS.items():
-            if loss == "plain" or data.kind == "classes":
+            if _applies(name, loss, row, data.kind):
                 yield from (Key(f"{name} held out", name_of(h), seed) for h in grid)
+
+
+def _applies(name: str, loss: str, row: str, kind: str) -> bool:
+    """Whether a peer can learn a row: losses for labels, and EchoMuon hidden dense kernels."""
+    if name == "EchoMuon" and not hidden_kernels(EVERY[row].base.task.make(0).params):
+        return False
+    return loss == "plain" or kind == "classes"
 
 
 FOLDED = ("table", "concrete", "concrete-noise", "meats", "table-200")
@@ -115,9 +122,27 @@ class Runner:
 
     def __init__(self, row: str):
         self.row, self.base = row, EVERY[row].base
+        self.mark = zlib.crc32(repr(self.base).encode())  # of the settings of the row
         self.programs: dict[tuple[Any, ...], Program] = {}
         self.task = functools.lru_cache(2)(self.base.task.make)
         self.law = functools.lru_cache(2)(self._law)
+
+    def check(self, results: Results) -> None:
+        """Refuse runs that were measured with other settings of the row.
+
+        Args:
+            results: the file of the row.
+
+        Raises:
+            InputError: there are such runs.
+        """
+        for key, run in results.read().items():
+            if run["of"] != self.mark:
+                raise InputError(
+                    f"{results.path} holds a run ({key.part}, {key.name}, seed {key.seed}) that "
+                    f"was measured with other settings of {self.row}; delete it to have it "
+                    "measured anew, or give another --out"
+                )
 
     def measured(self, key: Key) -> Result:
         """The curves of one run."""
@@ -126,6 +151,7 @@ class Runner:
         columns = {name: [_short(point[name]) for point in curve] for name in curve[0]}
         task = self.task(key.seed)
         return {
+            "of": self.mark,
             "metric": task.metric,
             "higher_is_better": task.higher_is_better,
             "seconds": round(time.perf_counter() - begin, 1),
@@ -185,15 +211,16 @@ class Runner:
         program, found = self._program(task, kind, loss), []
         for i, carry in enumerate(curve_of(program, task, settings, data, hyper)):
             point = _point(task, settings, i, carry.params)
-            point["held"] = self._held(program, data, carry.params)
+            outputs = program.outputs(carry.params, data.held_inputs)
+            point["held"] = _mean_loss(program.data, outputs, data.held_targets)
+            if program.data.kind == "classes":
+                wrong = jnp.mean(outputs.argmax(-1) != data.held_targets)
+                point["held wrong"] = float(wrong)
+            outputs = program.outputs(carry.average, data.held_inputs)
             point["average"] = _point(task, settings, i, carry.average)["metric"]
-            point["average held"] = self._held(program, data, carry.average)
+            point["average held"] = _mean_loss(program.data, outputs, data.held_targets)
             found.append(point)
         return found
-
-    def _held(self, program: Program, data: Data, params: Any) -> float:
-        outputs = program.outputs(params, data.held_inputs)
-        return float(jnp.mean(_losses(program.data.loss, outputs, data.held_targets)))
 
     def _with_twin(
         self, kind: AdamW, hyper: Mapping[str, float], seed: int
@@ -213,9 +240,11 @@ class Runner:
         return found
 
     def _stops(self, seed: int) -> list[dict[str, float]]:
-        """One untuned run of AdamW, with what three rules without held-out data look at."""
+        """One untuned run of AdamW, with what three rules look at after each epoch."""
         task, settings = self._settings(seed)
         data = without(task.supervised, seed, 0)  # type: ignore[arg-type]
+        epoch = math.ceil(len(data.inputs) / settings.batch_size)
+        settings = dataclasses.replace(settings, eval_every=epoch)
         program = self._program(task, AdamW(), "plain", monitored=True)
         of_example, found, before = task.groups[0].loss, [], None
         for i, carry in enumerate(curve_of(program, task, settings, data, {"learning_rate": 1e-3})):
@@ -266,14 +295,14 @@ def _like(kind: AdamW, plain: AdamW) -> AdamW:
 
 
 def _point(task: Task, settings: Training, i: int, params: Any) -> dict[str, float]:
-    return {
-        "step": (i + 1) * settings.eval_every,
-        "metric": float(task.evaluate(params)[task.metric]),
-    }
+    """The step and the metric, which is NaN where a parameter is not finite."""
+    finite = bool(jnp.isfinite(optax.tree.norm(params)))
+    metric = float(task.evaluate(params)[task.metric]) if finite else math.nan
+    return {"step": (i + 1) * settings.eval_every, "metric": metric}
 
 
-def _losses(loss: Any, outputs: Any, targets: Any) -> Any:
-    return jax.vmap(loss)(outputs, targets)
+def _mean_loss(data: Supervised, outputs: jax.Array, targets: jax.Array) -> float:
+    return float(jnp.mean(jax.vmap(data.loss)(outputs, targets)))
 
 
 def _short(value: float) -> float | None:
@@ -287,6 +316,7 @@ def main(settings: Comparison) -> None:
     for part in settings.parts:
         for row in settings.rows:
             runner, results = Runner(row), Results(settings.out / f"{row}.jsonl")
+            runner.check(results)
             keys = [k for seed in settings.seeds for k in wanted(row, seed, (part,))]
             left = settings.minutes - (time.monotonic() - begin) / 60
             measure_missing(results, keys, runner.measured, left)

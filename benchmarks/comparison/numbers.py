@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
+from scipy.stats import t as student
 
 from comparison.rows import ROWS
 
@@ -13,7 +13,11 @@ __all__ = ["Values", "interval", "ratios", "regrets", "shared"]
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 """The error by row, contender and seed."""
 
-RESAMPLED = 2000
+DIVERGED, NONE = 1.0, 5e-4
+"""What the error of a run counts as that has diverged: that of knowing nothing. What no error at
+all counts as, because a ratio needs a number: half an example of a thousand."""
+FEWEST = 3
+"""Number of rows below which a mean has no interval."""
 
 
 def shared(of_row: Mapping[str, Mapping[int, float]], names: Iterable[str]) -> list[int]:
@@ -37,30 +41,35 @@ def ratios(values: Values, name: str, other: str, kind: str = "") -> dict[str, l
             continue
         seeds = shared(of_row, (name, other))
         pairs = [(of_row[name][s], of_row[other][s]) for s in seeds]
-        logs = [math.log(a / b) for a, b in pairs if 0 < a < math.inf and 0 < b < math.inf]
-        if logs:
-            found[row] = logs
+        if pairs:
+            found[row] = [math.log(_counted(a) / _counted(b)) for a, b in pairs]
     return found
 
 
-def interval(logs: Mapping[str, Sequence[float]]) -> tuple[float, float, float]:
-    """The mean ratio of errors, and its 95 % interval over rows and seeds.
+def _counted(error: float) -> float:
+    return DIVERGED if error == math.inf else error or NONE
 
-    Rows are drawn with replacement, and then the seeds of each.
+
+def interval(logs: Mapping[str, Sequence[float]]) -> tuple[float, float, float]:
+    r"""The mean ratio of errors, and its 95 % interval.
+
+    .. math:: \exp\big(\bar d \pm t_{0.975, k - 1}\, s / \sqrt k\big)
+
+    with the mean and the deviation of the means of the k rows. A row counts once, with however many
+    seeds, so the interval speaks of rows like these.
 
     Args:
         logs: logarithms of ratios, by row.
+
+    Returns:
+        The mean ratio and both ends; the ends are NaN below three rows.
     """
-    rng = np.random.default_rng(0)
-    lengths = np.array([len(of_row) for of_row in logs.values()])
-    padded = np.array([[*x, *[0.0] * (lengths.max() - len(x))] for x in logs.values()])
-    rows = rng.integers(len(padded), size=(RESAMPLED, len(padded), 1))
-    seeds = rng.integers(lengths[rows], size=(RESAMPLED, len(padded), lengths.max()))
-    drawn = np.arange(lengths.max()) < lengths[rows]  # as many seeds as the row has
-    means = np.mean(padded[rows, seeds], axis=2, where=drawn).mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    mean = np.mean([np.mean(of_row) for of_row in logs.values()])
-    return float(np.exp(mean)), float(np.exp(low)), float(np.exp(high))
+    rows = [statistics.fmean(of_row) for of_row in logs.values()]
+    mean, k = statistics.fmean(rows), len(rows)
+    if k < FEWEST:
+        return math.exp(mean), math.nan, math.nan
+    half = float(student.ppf(0.975, k - 1)) * statistics.stdev(rows) / math.sqrt(k)
+    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
 def regrets(values: Values, names: Sequence[str]) -> dict[str, dict[str, float]]:

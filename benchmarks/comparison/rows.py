@@ -229,7 +229,8 @@ def _reviews(seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
 
 def row_of(title: str, kind: str, task: TaskSettings, steps: int = 2000, batch: int = 64) -> Row:
     """A row with forty evaluations, and AdamW at 1e-3 in its settings."""
-    base = Training(task, AdamW(1e-3), steps=steps, batch_size=batch, eval_every=steps // 40)
+    every = steps // 40
+    base = Training(task, AdamW(1e-3), steps=40 * every, batch_size=batch, eval_every=every)
     return Row(title, kind, base)  # type: ignore[arg-type]
 
 
@@ -237,7 +238,8 @@ def _studied(name: str) -> Row:
     """A row of the study, with forty evaluations."""
     row = STUDIED[name]
     kind = "clean" if row.kind == "clean" else "noisy"
-    base = dataclasses.replace(row.base, eval_every=row.base.steps // 40)
+    every = row.base.steps // 40
+    base = dataclasses.replace(row.base, steps=40 * every, eval_every=every)
     return Row(row.title, kind, base)  # type: ignore[arg-type]
 
 

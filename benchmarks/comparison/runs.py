@@ -229,5 +229,4 @@ def _with_arguments(kind: AdamW, hyper: Mapping[str, Any]) -> AdamW:
 
 def _generalised(logits: jax.Array, label: jax.Array) -> jax.Array:
     """The generalised cross-entropy, which hardly follows labels that it finds unlikely."""
-    law = jax.nn.softmax(logits)
-    return (1 - law[label] ** _POWER) / _POWER
+    return -jnp.expm1(_POWER * jax.nn.log_softmax(logits)[label]) / _POWER
