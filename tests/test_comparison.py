@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import numbers, words
+from comparison import numbers, page, words
 from comparison.choice import CONTENDERS, error_of, name_of, values_of
 from comparison.contenders import (
     GRID,
@@ -19,8 +20,9 @@ from comparison.contenders import (
     scale_by_echo,
 )
 from comparison.measure import EVERY, Runner, wanted
-from comparison.rows import Arrays, row_of
+from comparison.rows import ROWS, Arrays, row_of
 from comparison.runs import _generalised, without
+from comparison.seconds import seconds_of
 
 from snrgate import gate, kronecker
 from snrgate.kernel import Kernel
@@ -249,6 +251,22 @@ def test_echo_keeps_what_the_slow_momentum_confirms():
     # By hand: 1 / 2 of the steady direction, 16 / 2, against about 0.75.
     assert kept[16][0] == pytest.approx(kept[14][0], rel=0.2)
     assert 0.05 < kept[16][1] / kept[14][1] < 0.4
+
+
+def test_the_pages_are_those_of_the_runs():
+    root = Path(__file__).parents[1]
+    found = page.read(root / page.OUT, ROWS)
+    values = page.errors(found)
+    scales = page.errors(page.read(root / page.OUT, page.of_curves()))
+    written = root / page.OUT
+    assert (written / "README.md").read_text() == page.page(values, seconds_of(found), scales)
+    assert (written / "rows.md").read_text() == page.rows_page(values)
+    readme = (root / "README.md").read_text()
+    assert page.first_table(values) in readme
+    assert page.first_sentence(values) in readme
+    # Every run is one of its row as it is now.
+    for name, runs in found.items():
+        assert {run["of"] for run in runs.values()} == {Runner(name).mark}
 
 
 def test_every_kind_of_run_of_a_small_row(monkeypatch):

@@ -55,9 +55,9 @@ def numbers(found: tuple[float, float, float]) -> str:
 
 
 ADVICE = """\
-A gated run took {slower:.0f} times as long as a run of AdamW (the median over the rows; these
-networks are small, so that the algebra of the gate counts), and the wait for its program comes on
-top. So one gated run costs about as much time as {slower:.0f} of the nine runs.
+A step of this gate takes two to five times as long as one of AdamW on networks as small as these
+(`results/gate`), and the wait for its program comes on top. So one gated run costs about as much
+time as two to five of the nine runs.
 
 **Who should use the gate:** who has wrong labels or noisy series, wants to keep the last step of
 one run, and cannot or will not search. **Who should not:** who can run nine settings of AdamW,
