@@ -5,6 +5,8 @@ import functools
 import io
 import json
 import math
+import re
+import signal
 import tarfile
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from signalled import signalled
 
 import snrgate
 from snrgate import preferences
@@ -23,9 +26,11 @@ from snrgate.lab.tasks.pairs import Pair, read_pairs
 from snrgate.lab.tasks.preferences import Learning, examples, make_task, with_adapters
 from snrgate.lab.tasks.ratings import rated_pairs, read_ratings
 from snrgate.lab.training import constants
+from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.loop import exact_moments, mean_gradient
 from snrgate.models.causal_lm import load, load_adapters
 
+STEPS = 200
 MODELS = Path(__file__).parent / "fixtures" / "causal_lm"
 SAY = {"role": "user", "content": "hello"}
 GOOD, BAD = ({"role": "assistant", "content": text} for text in ("fine day", "no"))
@@ -345,7 +350,7 @@ def settings_of(tmp_path, *more, model="llama.gguf"):
             for i in range(12)
         )
     )
-    small = ["--steps", "6", "--batch-size", "4", "--eval-every", "3", "--layers", "1"]
+    small = ["--steps", str(STEPS), "--batch-size", "4", "--eval-every", "5", "--layers", "1"]
     small += ["--rank", "2", "--targets", "v", "--test-share", "0.25"]
     return ["dpo", str(path), "--model", str(MODELS / model), *small, *more]
 
@@ -369,7 +374,7 @@ def test_the_command_trains_and_leaves_adapters(whole):
     assert "GiB of memory" in said
     assert {"adapters", "summary.json", "curves.png"} <= {x.name for x in out.iterdir()}
     last = json.loads((out / "summary.json").read_text())["last"]
-    assert last["step"] == 6
+    assert last["step"] == STEPS
     # The adapters are what was measured.
     assert last["drift"] > 0
     model, tokens = load(MODELS / "llama.gguf").model, np.arange(5)
@@ -381,6 +386,20 @@ def test_a_run_is_not_written_over(whole, capsys):
     out, _ = whole
     assert main([*settings_of(out.parent), "--out", str(out)]) == 2
     assert "continue it with --resume" in capsys.readouterr().err
+
+
+def test_a_run_stopped_by_ctrl_c_resumes_to_the_same_numbers(whole, tmp_path):
+    out = tmp_path / "a run"
+    args = [*settings_of(tmp_path), "--out", str(out)]
+    ended = signalled(args, signal.SIGINT, lambda: bool(RunFolder(out).rows()))
+    assert ended.returncode == 128 + signal.SIGINT
+    again = f"continue with: snrgate dpo --out '{out}' --resume\n"
+    assert re.fullmatch(rf"snrgate: stopped at step \d+, saved; {again}", ended.stderr)
+    assert 0 < RunFolder(out).rows()[-1]["step"] < STEPS
+    assert not (out / "summary.json").exists()
+    assert main(["dpo", "--out", str(out), "--resume"]) == 0
+    for path in ("metrics.jsonl", "summary.json", "adapters/adapter_model.safetensors"):
+        assert (out / path).read_bytes() == (whole[0] / path).read_bytes(), path
 
 
 @pytest.mark.parametrize("optimizer", ["kernels", "adamw"])
