@@ -382,6 +382,14 @@ def test_the_command_trains_and_leaves_adapters(whole):
     assert not np.array_equal(next_tokens(model, tokens), next_tokens(pretrained().model, tokens))
 
 
+def test_the_time_that_is_said_is_that_of_seconds(whole):
+    """All blocks are trained here, so that a pair goes through no other block."""
+    _, said = whole
+    (seconds,) = re.findall(rf"and (\d+) s for {STEPS} steps", said)
+    (took,) = re.findall(r"Took (\d+) s", said)
+    assert int(seconds) <= 10 * (1 + int(took))
+
+
 def test_a_run_is_not_written_over(whole, capsys):
     out, _ = whole
     assert main([*settings_of(out.parent), "--out", str(out)]) == 2

@@ -249,7 +249,7 @@ def _say_cost(settings: Dpo, pretrained: Pretrained, packed: Packed) -> None:
     seconds = seconds_of_pair(pretrained.model, packed, settings.layers)
     of_pair, of_step = operations(pretrained.config, size)
     once = count * seconds
-    steps = settings.steps * of_step * seconds / max(of_pair, 1)
+    steps = settings.steps * of_step * seconds / of_pair
     print(
         f"It takes about {gib(needed)} of memory, {_said(once)} for what is computed once, and "
         f"{_said(steps)} for {settings.steps} steps, without compiling and measuring.",
