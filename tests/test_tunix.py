@@ -3,6 +3,7 @@
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,6 +11,7 @@ from flax import nnx
 from test_pages import PAGES, programs
 
 import snrgate
+from snrgate import preferences
 
 pytest.importorskip("tunix", reason="pip install google-tunix==0.1.7")
 with warnings.catch_warnings(action="ignore"):  # what Tunix warns of is not ours
@@ -31,8 +33,8 @@ SIZES = {
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def network():
-    return Qwen2(ModelConfig(**SIZES), rngs=nnx.Rngs(0))
+def network(seed=0):
+    return Qwen2(ModelConfig(**SIZES), rngs=nnx.Rngs(seed))
 
 
 def batches(count):
@@ -79,6 +81,32 @@ def test_a_size_that_is_not_stated_is_asked_for():
         pytest.raises(ValueError, match=r"snrgate\.with_sample_size\(tx, size\)"),
     ):
         trainer(snrgate.adamw(1e-2, dataset_size=PAIRS)).train(batches(1))
+
+
+@pytest.mark.parametrize("flip_rate", [0.0, 0.2])
+def test_the_losses_are_those_of_the_trainer(flip_rate):
+    """Its label smoothing is conservative DPO."""
+    settings = DPOTrainingConfig(eval_every_n_steps=100)
+    (batch,) = batches(1)
+
+    def log_probabilities(model, prepared):
+        tokens, positions, seen = (
+            getattr(prepared, name) for name in ("input_ids", "positions", "attention_mask")
+        )
+        logs = jax.nn.log_softmax(model(tokens, positions, None, seen)[0][:, 5:-1])
+        return jnp.take_along_axis(logs, tokens[:, 6:, None], -1).sum((1, 2))
+
+    with jax.numpy_rank_promotion("allow"):
+        policy, reference = network(), network(1)
+        prepared = DPOTrainer(policy, reference, optax.sgd(0.1), settings)._prepare_inputs(batch)
+        wanted = dpo_loss_fn(policy, prepared, beta=0.3, label_smoothing=flip_rate)[0]
+        new, old = (log_probabilities(model, prepared) for model in (policy, reference))
+    margin = preferences.margin(new[:BATCH], new[BATCH:], old[:BATCH], old[BATCH:])
+    found = preferences.cdpo(margin, 0.3, flip_rate=flip_rate)
+    assert np.ptp(found) > 0.01
+    np.testing.assert_allclose(np.mean(found), wanted, rtol=1e-4)
+    if not flip_rate:
+        np.testing.assert_allclose(preferences.dpo(margin, 0.3), found, rtol=1e-6)
 
 
 def test_the_program_of_the_page_runs():
