@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 COLAB = "https://colab.research.google.com/"
 BADGE = re.compile(rf"\[!\[Open in Colab\]\({COLAB}assets/colab-badge\.svg\)\]\([^)]*\)[^\n]*")
-PACKAGE = re.compile(r'^PACKAGE = ".*$', re.M)
+PACKAGE = re.compile(r'^PACKAGE = "[^\[]*(\[\w+\]).*$', re.M)
 
 
 def repository(pyproject: str) -> str | None:
@@ -25,7 +25,7 @@ def repository(pyproject: str) -> str | None:
 
 
 def followed(text: str, name: str, address: str | None) -> str:
-    """The text of a cell, with the badge and the package of an address.
+    """The text of a cell, with the badge and the package of an address; its extra is kept.
 
     Args:
         text: of a cell, or of a whole script.
@@ -33,14 +33,14 @@ def followed(text: str, name: str, address: str | None) -> str:
         address: of the repository.
     """
     link, words = f"{COLAB}#upload=true", " Colab asks for this file: upload it."
-    package = '"..[examples]"  # the clone around this notebook; in Colab a wheel of it'
+    package = r'"..\1"  # the clone around this notebook; in Colab a wheel of it'
     if address is not None:
         place = address.split("://", 1)[1].replace("github.com", "github", 1)
         link, words = f"{COLAB}{place}/blob/main/notebooks/{name}.ipynb", ""
-        package = f'"snrgate[examples] @ git+{address}"'
+        package = rf'"snrgate\1 @ git+{address}"'
     badge = f"[![Open in Colab]({COLAB}assets/colab-badge.svg)]({link}){words}"
     text = BADGE.sub(lambda _: badge, text)
-    return PACKAGE.sub(lambda _: f"PACKAGE = {package}", text)
+    return PACKAGE.sub(rf"PACKAGE = {package}", text)
 
 
 def follow(path: Path, address: str | None) -> dict[Path, str]:

@@ -250,14 +250,17 @@ class Gated:
             )
         readings, gated = self._readings(chosen, params)
         check_kernels(self.settings, readings)
-        zeros = chosen.put([r.zeros(p) for r, p in zip(readings, gated, strict=True)])
+
+        def zeros() -> PyTree:  # arrays of its own at each call, so that a state can be donated
+            return chosen.put([r.zeros(p) for r, p in zip(readings, gated, strict=True)])
+
         averaged, leaves = self.settings.averaged, len(chosen.chosen)
         wide = jnp.result_type(float)
         first_decay = _B1 if self.b1 is None else self.b1
         return SnrGateState(
             count=jnp.zeros((), jnp.int32),
-            noise=zeros if averaged else (),
-            signal=zeros if self.settings.remembers else (),
+            noise=zeros() if averaged else (),
+            signal=zeros() if self.settings.remembers else (),
             momentum=_zero_momentum(chosen, params) if averaged and not shared else (),
             momentum_decay=jnp.asarray(first_decay, wide),
             spread=jnp.zeros(leaves, wide),

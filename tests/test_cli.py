@@ -10,13 +10,13 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from signalled import signalled
 
 import snrgate
 from snrgate.lab import cli
@@ -64,24 +64,15 @@ def uninterrupted(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_run_resumes_to_the_same_numbers(tmp_path, uninterrupted, number):
     out = tmp_path / "a run"
-    with subprocess.Popen(
-        [sys.executable, "-m", "snrgate.lab.cli", *TINY, "--out", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        while not (out / "checkpoints" / "30").exists() and process.poll() is None:
-            time.sleep(0.002)
-        process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=60)
+    ended = signalled([*TINY, "--out", str(out)], number, (out / "checkpoints" / "30").exists)
     assert not (out / "summary.json").exists()
-    assert "\r" not in stdout  # no progress bar in a file
+    assert "\r" not in ended.stdout  # no progress bar in a file
     if number == signal.SIGKILL:
-        assert process.returncode == -number
+        assert ended.returncode == -number
     else:
-        assert process.returncode == 128 + number
-        assert stderr.count("\n") == 1
-        assert f"continue with: snrgate denoise --out '{out}' --resume" in stderr
+        assert ended.returncode == 128 + number
+        assert ended.stderr.count("\n") == 1
+        assert f"continue with: snrgate denoise --out '{out}' --resume" in ended.stderr
     assert cli.main(["denoise", "--out", str(out), "--resume"]) == 0
     for name in ("metrics.jsonl", "summary.json", "table.md", "denoised.png"):
         assert (out / name).read_bytes() == (uninterrupted / name).read_bytes(), name

@@ -1,8 +1,12 @@
 """``snrgate dpo``: its data, the task of learning preferences, and the command."""
 
+import contextlib
+import functools
 import io
 import json
 import math
+import re
+import signal
 import tarfile
 from pathlib import Path
 
@@ -11,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from signalled import signalled
 
 import snrgate
+from snrgate import preferences
 from snrgate.lab.cli import main
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.packing import layout, pack, tokenised
@@ -20,9 +26,11 @@ from snrgate.lab.tasks.pairs import Pair, read_pairs
 from snrgate.lab.tasks.preferences import Learning, examples, make_task, with_adapters
 from snrgate.lab.tasks.ratings import rated_pairs, read_ratings
 from snrgate.lab.training import constants
+from snrgate.lab.training.folder import RunFolder
 from snrgate.lab.training.loop import exact_moments, mean_gradient
 from snrgate.models.causal_lm import load, load_adapters
 
+STEPS = 200
 MODELS = Path(__file__).parent / "fixtures" / "causal_lm"
 SAY = {"role": "user", "content": "hello"}
 GOOD, BAD = ({"role": "assistant", "content": text} for text in ("fine day", "no"))
@@ -176,29 +184,55 @@ def test_labels_of_rated_pairs_are_those_of_one_human_and_the_test_is_of_other_t
         rated_pairs(read, "movies", train=300, test=200)
 
 
-@pytest.fixture(scope="module", params=["llama.gguf"])
-def pretrained(request):
-    return load(MODELS / request.param)
+@functools.cache
+def pretrained():
+    return load(MODELS / "llama.gguf")
 
 
-def alone(model, prompt, reply):
-    """The log-probability of one reply, from the logits of prompt and reply alone."""
-    logits = nnx.jit(lambda m, x: m(x))(model, jnp.array(prompt + reply))
-    log = jax.nn.log_softmax(logits)[len(prompt) - 1 : -1]
-    return float(jnp.sum(log[jnp.arange(len(reply)), jnp.array(reply)]))
+def texts_of(pairs):
+    return [tokenised(pair, pretrained().tokenizer) for pair in pairs]
 
 
-def test_packed_replies_have_the_log_probabilities_that_they_have_alone(pretrained):
-    model = pretrained.model
-    texts = [tokenised(pair, pretrained.tokenizer) for pair in PLAIN]
-    for layers in (1, len(model.blocks)):
-        found = examples(model, pack(texts, 200), layers).reference
-        wanted = [[alone(model, p, r) for r in replies] for p, *replies in texts]
-        np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-4)
+@nnx.jit
+def next_tokens(model, tokens):
+    return jax.nn.log_softmax(model(tokens))
 
 
-def test_replies_of_conversations_are_those_of_the_chat_template(pretrained):
-    tokenizer = pretrained.tokenizer
+def alone(model, texts):
+    """Log-probabilities after each token of each prompt with one reply, each in a row of its own.
+
+    The rows are filled on the right, which changes nothing before it.
+    """
+    rows = [prompt + reply for prompt, *replies in texts for reply in replies]
+    filled = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for row, tokens in zip(filled, rows, strict=True):
+        row[: len(tokens)] = tokens
+    found = np.asarray(next_tokens(model, filled), np.float64)
+    return found.reshape(len(texts), 2, *found.shape[1:])
+
+
+def of_replies(found, texts):
+    """The log-probability of each reply."""
+    return np.array(
+        [
+            [
+                found[i, number, range(len(prompt) - 1, len(prompt + reply) - 1), reply].sum()
+                for number, reply in enumerate(replies)
+            ]
+            for i, (prompt, *replies) in enumerate(texts)
+        ]
+    )
+
+
+def test_packed_replies_have_the_log_probabilities_that_they_have_alone():
+    model, texts = pretrained().model, texts_of(PLAIN)
+    found = examples(model, pack(texts, 200), 1).reference
+    wanted = of_replies(alone(model, texts), texts)
+    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-4)
+
+
+def test_replies_of_conversations_are_those_of_the_chat_template():
+    tokenizer = pretrained().tokenizer
     prompt, chosen, rejected = tokenised(Pair([SAY], [GOOD], [BAD]), tokenizer)
     for reply, message in ((chosen, GOOD), (rejected, BAD)):
         assert tokenizer.decode(prompt + reply) == tokenizer.chat([SAY, message])
@@ -206,76 +240,82 @@ def test_replies_of_conversations_are_those_of_the_chat_template(pretrained):
         pack([(prompt, chosen, rejected)], 3)
 
 
-def learned(pretrained, settings, count=6):
-    texts = [tokenised(PLAIN[i % 3], pretrained.tokenizer) for i in range(count)]
-    data = examples(pretrained.model, pack(texts, 200), settings.layers)
-    model = with_adapters(pretrained.model, settings, 0)
+def learned(settings):
+    data = examples(pretrained().model, pack(texts_of(PLAIN * 2), 200), settings.layers)
+    model = with_adapters(pretrained().model, settings, 0)
     task = make_task(model, settings, data, data, data, kl_pairs=2)
     # Adapters begin at zero; here they are moved, so that there is something to see.
-    keys = iter(jax.random.split(jax.random.key(1), 100))
-    moved = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), task.params)
+    rng = np.random.default_rng(1)
+    moved = jax.tree.map(lambda x: x + np.float32(0.3 * rng.normal(size=x.shape)), task.params)
     return task, moved, data
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "rdpo"])
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "rdpo", "cdpo"])
+def test_each_name_of_a_loss_is_that_loss(loss):
+    robust = {"flip_rate": 0.2} if loss in ("rdpo", "cdpo") else {}
+    found = Learning(loss=loss, beta=0.5, flip_rate=0.2).of_margin(jnp.array(0.7))
+    assert found == getattr(preferences, loss)(jnp.array(0.7), 0.5, **robust)
+
+
+@pytest.mark.parametrize("loss", ["ipo", "rdpo"])
 def test_moments_of_a_pair_are_those_of_its_gradients(loss):
-    pretrained = load(MODELS / "llama.gguf")
-    task, params, data = learned(pretrained, Learning(loss=loss, layers=1, rank=2))
+    task, params, data = learned(Learning(loss=loss, layers=1, rank=2))
     (group,) = task.groups
-    _, moments = jax.jit(snrgate.value_and_moments(group.loss, block="parameter"))(params, data)
-    single = jax.jit(jax.vmap(jax.grad(group.loss), (None, 0)))(params, data)
-    for mean, sums, each in zip(*map(jax.tree.leaves, (*moments[:2], single)), strict=True):
-        scale = float(jnp.max(jnp.abs(each)))
-        np.testing.assert_allclose(mean, jnp.mean(each, 0), rtol=1e-3, atol=1e-5 * scale)
-        wanted = jnp.sum(jnp.square(each - jnp.mean(each, 0, keepdims=True)), 0)
+
+    @jax.jit
+    def both(params, data):
+        _, moments = snrgate.value_and_moments(group.loss, block="parameter")(params, data)
+        return moments[:2], jax.vmap(jax.grad(group.loss), (None, 0))(params, data)
+
+    moments, single = jax.tree.map(np.asarray, both(params, data))
+    for mean, sums, each in zip(*map(jax.tree.leaves, (*moments, single)), strict=True):
+        scale = np.max(np.abs(each))
+        np.testing.assert_allclose(mean, np.mean(each, 0), rtol=1e-3, atol=1e-5 * scale)
+        wanted = np.sum(np.square(each - np.mean(each, 0)), 0)
         np.testing.assert_allclose(sums, wanted, rtol=1e-3, atol=1e-5 * scale**2)
 
 
 def test_dr_dpo_is_trained_on_the_tilted_mean_of_a_batch():
-    pretrained = load(MODELS / "llama.gguf")
-    settings = Learning(loss="dr_dpo", layers=1, rank=2, temperature=0.3)
-    task, params, data = learned(pretrained, settings)
+    task, params, data = learned(Learning(loss="dr_dpo", layers=1, rank=2, temperature=0.3))
     (group,) = task.groups
-    losses = jax.vmap(group.loss, (None, 0))(params, data)
+
+    @jax.jit
+    def all_three(params, data):
+        losses = jax.vmap(group.loss, (None, 0))(params, data)
+        plain = mean_gradient([group])(params, (data,))[:2]
+        value, same, extra = exact_moments([group], [None], "unit", 0.9)(params, (data,))
+        return losses, plain, (value, same), extra["sum_sq_diff_grads"]
+
+    losses, (plain, mean), (value, same), sums = all_three(params, data)
     wanted = -0.3 * math.log(np.mean(np.exp(-np.asarray(losses, float) / 0.3)))
-    plain, mean, _ = jax.jit(mean_gradient([group]))(params, (data,))
-    value, same, extra = jax.jit(exact_moments([group], [None], "unit", 0.9))(params, (data,))
     np.testing.assert_allclose([plain, value], wanted, rtol=1e-5)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-4, 1e-6), mean, same)
-    assert all(jnp.all(x >= 0) for x in jax.tree.leaves(extra["sum_sq_diff_grads"]))
+    assert all(np.all(np.asarray(x) >= 0) for x in jax.tree.leaves(sums))
 
 
-def test_evaluation_is_that_of_whole_models(pretrained):
+def test_evaluation_is_that_of_whole_models():
     settings = Learning(layers=1, rank=2, beta=0.5)
-    task, params, _ = learned(pretrained, settings)
+    task, params, _ = learned(settings)
     found = task.evaluate(params)
-    adapted = with_adapters(pretrained.model, settings, 0)
+    adapted = with_adapters(pretrained().model, settings, 0)
     nnx.update(adapted, params)
-    texts = [tokenised(pair, pretrained.tokenizer) for pair in PLAIN]
-    ratios = np.array(
-        [
-            [alone(adapted, p, r) - alone(pretrained.model, p, r) for r in replies]
-            for p, *replies in texts
-        ]
-    )
+    texts = texts_of(PLAIN)
+    new, old = (alone(model, texts) for model in (adapted, pretrained().model))
+    ratios = of_replies(new, texts) - of_replies(old, texts)
     assert float(found["accuracy"]) == pytest.approx(np.mean(ratios[:, 0] > ratios[:, 1]))
     np.testing.assert_allclose(found["drift"], np.mean(np.abs(ratios)), rtol=2e-3)
     margins = ratios[:, 0] - ratios[:, 1]
     np.testing.assert_allclose(
         found["held_out_loss"], np.mean(np.logaddexp(0, -0.5 * margins)), rtol=2e-3
     )
-    divergence, count = 0.0, 0
-    for prompt, *replies in texts[:2]:
-        places = {(len(prompt) - 1, prompt[-1], 0): prompt + replies[0]}
+    # The last token of a prompt predicts for both replies, and counts once.
+    divergence = np.sum(np.exp(new) * (new - old), -1)
+    of_tokens = []
+    for i, (prompt, *replies) in enumerate(texts[:2]):
+        of_tokens.append(divergence[i, 0, len(prompt) - 1])
         for number, reply in enumerate(replies):
-            for at in range(len(prompt), len(prompt + reply) - 1):
-                places[(at, (prompt + reply)[at], number)] = prompt + reply
-        for (at, _, _), text in places.items():
-            new, old = (m(jnp.array(text))[at] for m in (adapted, pretrained.model))
-            new, old = jax.nn.log_softmax(new), jax.nn.log_softmax(old)
-            divergence += float(jnp.sum(jnp.exp(new) * (new - old)))
-            count += 1
-    np.testing.assert_allclose(found["kl"], divergence / count, rtol=2e-3)
+            of_tokens.extend(divergence[i, number, len(prompt) : len(prompt + reply) - 1])
+    np.testing.assert_allclose(found["kl"], np.mean(of_tokens), rtol=2e-3)
     start = task.evaluate(task.params)
     assert float(start["accuracy"]) == 0.5
     assert float(start["drift"]) < 1e-4
@@ -310,8 +350,8 @@ def settings_of(tmp_path, *more, model="llama.gguf"):
             for i in range(12)
         )
     )
-    small = ["--steps", "6", "--batch-size", "4", "--eval-every", "3", "--layers", "1"]
-    small += ["--rank", "2", "--test-share", "0.25"]
+    small = ["--steps", str(STEPS), "--batch-size", "4", "--eval-every", "5", "--layers", "1"]
+    small += ["--rank", "2", "--targets", "v", "--test-share", "0.25"]
     return ["dpo", str(path), "--model", str(MODELS / model), *small, *more]
 
 
@@ -319,37 +359,65 @@ def rows_of(folder):
     return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_command_trains_resumes_and_leaves_adapters(tmp_path, capsys):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert main([*settings_of(tmp_path), "--out", str(whole)]) == 0
-    said = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run from its first step to its last one, and what the command said."""
+    folder = tmp_path_factory.mktemp("whole")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main([*settings_of(folder), "--out", str(folder / "run")]) == 0
+    return folder / "run", said.getvalue()
+
+
+def test_the_command_trains_and_leaves_adapters(whole):
+    out, said = whole
     assert "9 pairs to learn from, 3 to measure on." in said
     assert "GiB of memory" in said
-    assert {"adapters", "summary.json", "curves.png"} <= {x.name for x in whole.iterdir()}
-    last = json.loads((whole / "summary.json").read_text())["last"]
-    assert last["step"] == 6
-    # A part of the way, and the rest of it: the same numbers.
-    assert main([*settings_of(tmp_path, "--steps", "3"), "--out", str(parts)]) == 0
-    assert main(["dpo", "--out", str(parts), "--resume", "--steps", "6"]) == 0
-    assert rows_of(parts) == rows_of(whole)
+    assert {"adapters", "summary.json", "curves.png"} <= {x.name for x in out.iterdir()}
+    last = json.loads((out / "summary.json").read_text())["last"]
+    assert last["step"] == STEPS
     # The adapters are what was measured.
-    reference, model = (load(MODELS / "llama.gguf").model for _ in range(2))
-    load_adapters(whole / "adapters", model)
     assert last["drift"] > 0
-    tokens = jnp.arange(5)
-    assert not np.array_equal(model(tokens), reference(tokens))
-    assert main([*settings_of(tmp_path), "--out", str(whole)]) == 2  # a run is there
+    model, tokens = load(MODELS / "llama.gguf").model, np.arange(5)
+    load_adapters(out / "adapters", model)
+    assert not np.array_equal(next_tokens(model, tokens), next_tokens(pretrained().model, tokens))
 
 
-def test_the_command_takes_ratings_and_other_optimizers(tmp_path, capsys):
-    path = archive(tmp_path, many_ratings(60))
-    for optimizer in ("kernels", "adamw"):
-        out = tmp_path / optimizer
-        args = settings_of(tmp_path)
-        args = ["dpo", "--ratings", str(path), "--rated", "30", "--swap", "0.3", *args[2:]]
-        assert main([*args, "--optimizer", optimizer, "--out", str(out)]) == 0
-        assert "with a label that is not that of the mean rating; 10 to" in capsys.readouterr().out
-        assert ("gate_fraction" in rows_of(out)[0]) == (optimizer == "kernels")
+def test_the_time_that_is_said_is_that_of_seconds(whole):
+    """All blocks are trained here, so that a pair goes through no other block."""
+    _, said = whole
+    (seconds,) = re.findall(rf"and (\d+) s for {STEPS} steps", said)
+    (took,) = re.findall(r"Took (\d+) s", said)
+    assert int(seconds) <= 10 * (1 + int(took))
+
+
+def test_a_run_is_not_written_over(whole, capsys):
+    out, _ = whole
+    assert main([*settings_of(out.parent), "--out", str(out)]) == 2
+    assert "continue it with --resume" in capsys.readouterr().err
+
+
+def test_a_run_stopped_by_ctrl_c_resumes_to_the_same_numbers(whole, tmp_path):
+    out = tmp_path / "a run"
+    args = [*settings_of(tmp_path), "--out", str(out)]
+    ended = signalled(args, signal.SIGINT, lambda: bool(RunFolder(out).rows()))
+    assert ended.returncode == 128 + signal.SIGINT
+    again = f"continue with: snrgate dpo --out '{out}' --resume\n"
+    assert re.fullmatch(rf"snrgate: stopped at step \d+, saved; {again}", ended.stderr)
+    assert 0 < RunFolder(out).rows()[-1]["step"] < STEPS
+    assert not (out / "summary.json").exists()
+    assert main(["dpo", "--out", str(out), "--resume"]) == 0
+    for path in ("metrics.jsonl", "summary.json", "adapters/adapter_model.safetensors"):
+        assert (out / path).read_bytes() == (whole[0] / path).read_bytes(), path
+
+
+@pytest.mark.parametrize("optimizer", ["kernels", "adamw"])
+def test_the_command_takes_ratings_and_other_optimizers(optimizer, tmp_path, capsys):
+    path, out = archive(tmp_path, many_ratings(60)), tmp_path / "run"
+    args = ["dpo", "--ratings", str(path), "--rated", "30", "--swap", "0.3"]
+    args += settings_of(tmp_path, "--optimizer", optimizer, "--out", str(out))[2:]
+    assert main(args) == 0
+    assert "with a label that is not that of the mean rating; 10 to" in capsys.readouterr().out
+    assert ("gate_fraction" in rows_of(out)[0]) == (optimizer == "kernels")
 
 
 @pytest.mark.parametrize(

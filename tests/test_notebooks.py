@@ -18,6 +18,9 @@ ADDRESS = importlib.util.module_from_spec(
 spec.loader.exec_module(ADDRESS)
 OURS = ADDRESS.repository((ROOT / "pyproject.toml").read_text())
 SMOKE = {"STEPS": 50}
+MODEL = ROOT / "tests" / "fixtures" / "causal_lm" / "llama.gguf"
+MORE = {"preferences": {"PAIRS": 64, "MODEL": repr(str(MODEL))}}
+"""Further parameters of a notebook."""
 SMALLER = {
     "grokking_transformer": ("Division", {"modulus": 53, "width": 16, "depth": 1, "heads": 2}),
     "image_denoising": ("Photo", {"size": 48}),
@@ -69,8 +72,9 @@ def test_a_notebook_follows_the_address_of_the_repository(path):
         assert [c.source for c in cells[0]] == [c.source for c in cells[1]]
         place = f"github/ours/gate/blob/main/notebooks/{path.stem}.ipynb" if line else "#upload"
         assert f"https://colab.research.google.com/{place}" in cells[0][0].source
-        package = "git+https://github.com/ours/gate" if line else "..[examples]"
-        assert sum(f'{package}"' in c.source for c in cells[0]) == 1
+        (extra,) = re.findall(r'^PACKAGE = ".*(\[\w+\])', path.read_text(), re.M)
+        package = f"snrgate{extra} @ git+https://github.com/ours/gate" if line else f"..{extra}"
+        assert sum(f'"{package}"' in c.source for c in cells[0]) == 1
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -79,8 +83,9 @@ def test_notebook_runs(path):
     notebook = jupytext.read(path)
     (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     names = [line.split(" = ")[0] for line in parameters.source.splitlines()]
-    assert set(SMOKE) <= set(names)
-    parameters.source += "".join(f"\n{name} = {value}" for name, value in SMOKE.items())
+    smoke = SMOKE | MORE.get(path.stem, {})
+    assert set(smoke) <= set(names)
+    parameters.source += "".join(f"\n{name} = {value}" for name, value in smoke.items())
     if path.stem in SMALLER:
         name, settings = SMALLER[path.stem]
         parameters.source += f"\nimport functools\n{name} = functools.partial({name}, **{settings})"

@@ -26,6 +26,8 @@ NEEDED = {
     "language_models.md": "gguf",
 }
 """What a page uses besides the library and its examples."""
+ELSEWHERE = re.compile(r"^from tunix\b", re.M)
+"""A program for a package that the tests do not bring; ``test_tunix.py`` runs it."""
 
 
 def programs(text):
@@ -92,6 +94,8 @@ def test_the_programs_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypat
     names = {"__name__": "__main__"}
     with jax.numpy_rank_promotion("allow"):  # as it is for a reader
         for line, program in programs(PAGES[page]):
+            if ELSEWHERE.search(program):
+                continue
             quick = re.sub(r"(= Gated\w+\()", r"\1(16,), steps=25, batch_size=32, ", program)
             exec(compile("\n" * line + quick, page, "exec"), names)
         out = capsys.readouterr().out

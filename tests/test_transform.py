@@ -348,3 +348,24 @@ def test_scale_of_the_loss_changes_no_gate(scale):
         _, one = run(tx, gs.astype(np.float32), w0, exact=exact)
         _, other = run(tx, (gs * factor).astype(np.float32), w0, exact=exact)
         assert one.gate_fraction == other.gate_fraction
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        snrgate.adamw(1e-2),
+        snrgate.adamw(1e-2, block="kronecker"),
+        snrgate.adamw(1e-2, alpha=1.0),
+        snrgate.soap(1e-2),
+        snrgate.snr_gate(optax.sgd(0.1)),
+    ],
+    ids=["adamw", "kronecker", "alpha", "soap", "gate"],
+)
+def test_the_first_state_can_be_donated(tx):
+    """A loop that donates its state gives each buffer away once; no two numbers may share one."""
+    params = {"kernel": jnp.ones(SHAPE), "bias": jnp.ones(SHAPE[1])}
+    grads = jax.tree.map(lambda x: 0.1 * x, params)
+    state = tx.init(params)
+    _, kept = jax.jit(tx.update)(grads, state, params)
+    _, new = jax.jit(tx.update, donate_argnums=1)(grads, state, params)
+    jax.tree.map(np.testing.assert_array_equal, new, kept)

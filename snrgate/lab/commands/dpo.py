@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 import tyro
 from flax import nnx
@@ -146,9 +145,8 @@ def _built(settings: Dpo) -> _Built:
     packed = _packed(data, pretrained, settings)
     adapted = with_adapters(pretrained.model, settings, settings.seed)
     _say_cost(settings, pretrained, packed)
-    both = examples(pretrained.model, packed, settings.layers)
     train, test = (
-        jax.tree.map(lambda x, part=part: x[part], both)
+        examples(pretrained.model, Packed(*(x[part] for x in packed)), settings.layers)
         for part in (slice(len(data.train)), slice(len(data.train), None))
     )
     return _Built(make_task(adapted, settings, train, test), adapted)
@@ -251,7 +249,7 @@ def _say_cost(settings: Dpo, pretrained: Pretrained, packed: Packed) -> None:
     seconds = seconds_of_pair(pretrained.model, packed, settings.layers)
     of_pair, of_step = operations(pretrained.config, size)
     once = count * seconds
-    steps = settings.steps * of_step * seconds / max(of_pair, 1)
+    steps = settings.steps * of_step * seconds / of_pair
     print(
         f"It takes about {gib(needed)} of memory, {_said(once)} for what is computed once, and "
         f"{_said(steps)} for {settings.steps} steps, without compiling and measuring.",

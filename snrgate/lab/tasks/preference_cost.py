@@ -32,6 +32,9 @@ class Size(NamedTuple):
 def operations(config: Config, size: Size) -> tuple[int, int]:
     """Floating-point operations of caching one pair, and of one step of training.
 
+    What is cached are the states below the trained blocks, and the log-probabilities of the
+    reference, for which a pair goes through the trained blocks too.
+
     Args:
         config: of the model.
         size: of the run.
@@ -41,7 +44,7 @@ def operations(config: Config, size: Size) -> tuple[int, int]:
         >>> from snrgate.models.causal_lm import Config
         >>> config = Config(11, width=8, depth=2, heads=2, kv_heads=1, head_width=4, mlp_width=16)
         >>> operations(config, Size(pairs=10, tokens=20, queries=4, layers=1, batch_size=2))
-        (23040, 47232)
+        (30912, 47232)
     """
     queries, keys = config.heads * config.head_width, config.kv_heads * config.head_width
     block = 2 * config.width * (2 * queries + 2 * keys + 3 * config.mlp_width)
@@ -49,7 +52,7 @@ def operations(config: Config, size: Size) -> tuple[int, int]:
     # The last block works out keys and values everywhere, and the rest at the replies only.
     upper = (size.layers - 1) * size.tokens * block + size.tokens * 4 * config.width * keys
     trained = upper + size.queries * (block + head)
-    return size.tokens * below, _FORWARD_AND_BACK * size.batch_size * trained
+    return size.tokens * below + trained, _FORWARD_AND_BACK * size.batch_size * trained
 
 
 def bytes_needed(config: Config, size: Size) -> int:
