@@ -169,10 +169,10 @@ class Runner:
             return [{"step": row["step"], "metric": row[task.metric]} for _, row in rows]
         if part == "stops":
             return self._stops(seed)
-        words = name.split()
-        hyper = {k: float(v) for k, v in zip(words[::2], words[1::2], strict=True)}
         if part == "references":
             return [{"step": 0, "metric": metric_of(self.base.task, name, seed)}]
+        words = name.split()
+        hyper = {k: float(v) for k, v in zip(words[::2], words[1::2], strict=True)}
         if part == "AdamW":
             return self._plain(AdamW(), "plain", hyper, seed)
         if part == "AdamW folds":
