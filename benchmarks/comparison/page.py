@@ -8,6 +8,7 @@ there, and ``docs/_static/regret.png``.
 
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ __all__ = ["main", "page"]
 OUT = Path("results/comparison")
 PICTURES = Path("docs/_static")
 
+_WIDTH = 100
 APART = 0.05
 """Relative difference of two median errors above which one contender is ahead."""
 CLOSE = 1.02
@@ -186,7 +188,7 @@ def page(values: Values, seconds: Mapping[str, float], scales: Values) -> str:
         "The gate with the settings and step of its twin": "gate, tuned by twin",
         "AdamW with the settings and step of its twin": "AdamW, twin",
     }
-    return PAGE.format(
+    text = PAGE.format(
         verdict=verdict({who: by_kind(values, name) for who, name in said.items()}),
         advice=ADVICE.format(
             averaged=said_ratio(values, "averaged, hold-out"),
@@ -210,10 +212,30 @@ def page(values: Values, seconds: Mapping[str, float], scales: Values) -> str:
         objections=objections(values, seconds),
         scales_seeds=max((len(s) for v in scales.values() for s in v.values()), default=0),
         contenders="\n".join(
-            f"- **{name}** ({c.runs} run{'s' * (c.runs > 1)}): {c.said}."
-            for name, c in CONTENDERS.items()
+            f"- **{name}**{_runs_said(c.runs)}: {c.said}." for name, c in CONTENDERS.items()
         ),
     )
+    return wrapped(text)
+
+
+def wrapped(text: str) -> str:
+    """The text with lines of at most 100 characters, but for tables and pictures."""
+    return "\n".join(
+        line
+        if len(line) <= _WIDTH or line.startswith(("|", "!"))
+        else textwrap.fill(
+            line,
+            _WIDTH,
+            subsequent_indent="  " * line.startswith("- "),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split("\n")
+    )
+
+
+def _runs_said(runs: int) -> str:
+    return "" if not runs else f" ({runs} run{'s' * (runs > 1)})"
 
 
 def placed(values: Values, name: str, other: str) -> dict[str, str]:
