@@ -61,7 +61,7 @@ time as two to five of the nine runs.
 
 **Who should use the gate:** who has wrong labels or noisy series, wants to keep the last step of
 one run, and cannot or will not search. **Who should not:** who can run nine settings of AdamW,
-with a strong weight decay among them, and who has clean targets. On such rows AdamW is better.
+with a strong weight decay among them, or who has clean targets. On most such rows AdamW is ahead.
 Whoever stops by a hold-out should also look at an average of the weights: over the hold-out it has
 {averaged}, and retraining on all examples has {retrained}.
 
