@@ -193,6 +193,7 @@ def page(values: Values, seconds: Mapping[str, float], scales: Values) -> str:
         advice=ADVICE.format(
             averaged=said_ratio(values, "averaged, hold-out"),
             retrained=said_ratio(values, "AdamW, retrained"),
+            elr=said_ratio(values, "ELR, hold-out"),
             **placed(values, "gate", "AdamW, hold-out"),
             **{
                 f"tuned_{where}": rows
@@ -210,6 +211,7 @@ def page(values: Values, seconds: Mapping[str, float], scales: Values) -> str:
         references="\n".join(_where_there(values, REFERENCES)),
         folds=part("AdamW, folds", "AdamW, twin", "AdamW, retrained", "AdamW, hold-out"),
         objections=objections(values, seconds),
+        not_measured=_not_measured(scales),
         scales_seeds=max((len(s) for v in scales.values() for s in v.values()), default=0),
         contenders="\n".join(
             f"- **{name}**{_runs_said(c.runs)}: {c.said}." for name, c in CONTENDERS.items()
@@ -251,9 +253,11 @@ def placed(values: Values, name: str, other: str) -> dict[str, str]:
 
 
 def said_ratio(values: Values, name: str) -> str:
-    """The ratio to AdamW with a hold-out over all rows, in words."""
+    """The ratio to AdamW with a hold-out over all rows that have both, in words."""
+    many = len(ratios(values, name, "AdamW, hold-out"))
     found = interval_of(values, name, "AdamW, hold-out", "")
-    return f"a ratio of {numbers(found)} ({place(found)})"
+    rows = "one row" if many == 1 else f"{many} rows"
+    return f"a ratio of {numbers(found)} ({rows}; {place(found)})"
 
 
 def by_kind(values: Values, name: str) -> dict[str, tuple[float, float, float]]:
@@ -295,8 +299,7 @@ def first_table(values: Values) -> str:
 
 def first_sentence(values: Values) -> str:
     """How one gated run compares with nine runs and a hold-out, over all rows."""
-    many = len(ratios(values, "gate", "AdamW, hold-out"))
-    return f"Over {many} rows one gated run has {said_ratio(values, 'gate')} to that hold-out."
+    return f"To the hold-out, one gated run has {said_ratio(values, 'gate')}."
 
 
 def rows_page(values: Values) -> str:
@@ -312,11 +315,21 @@ def rows_page(values: Values) -> str:
     return ROWS_PAGE + "\n".join(text) + "\n"
 
 
+def measured_curves(scales: Values) -> list[str]:
+    """The names of the curves of which at least two points have been measured."""
+    return [
+        curve
+        for curve, by_x in SCALES.items()
+        if sum("gate" in scales.get(scale_name(curve, x), {}) for x in by_x) > 1
+    ]
+
+
 def curves(scales: Values) -> Figure:
-    """The errors of some contenders along the five curves."""
-    picture = Figure(figsize=(9, 5.4), layout="constrained")
-    panels = picture.subplots(2, 3).ravel()
-    for axes, (curve, by_x) in zip(panels, SCALES.items(), strict=False):
+    """The errors of some contenders along the curves."""
+    drawn = measured_curves(scales)
+    picture = Figure(figsize=(3.2 * len(drawn), 3.4), layout="constrained")
+    for axes, curve in zip(picture.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+        by_x = SCALES[curve]
         for name in SCALED:
             points = [
                 (x, statistics.median(of_row[name].values()))
@@ -325,18 +338,24 @@ def curves(scales: Values) -> Figure:
             ]
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], label=name)
-        axes.set_xscale(
-            "symlog" if 0 in by_x else "log",
-            **({"linthresh": min(x for x in by_x if x)} if 0 in by_x else {}),
-        )
+        if max(by_x) <= 1:
+            axes.set_xscale("linear")
+        elif 0 in by_x:  # a logarithm that reaches zero
+            axes.set_xscale("symlog", linthresh=min(x for x in by_x if x))
+        else:
+            axes.set_xscale("log")
         axes.set_xticks(list(by_x), [f"{x:g}" for x in by_x])
         axes.minorticks_off()
         axes.set(xlabel=curve, ylabel="error")
         axes.grid(alpha=0.3)
-    panels[-1].axis("off")
-    handles, labels = panels[0].get_legend_handles_labels()
-    panels[-1].legend(handles, labels, frameon=False, loc="center")
+    handles, labels = picture.axes[0].get_legend_handles_labels()
+    picture.legend(handles, labels, frameon=False, ncols=3, loc="outside upper center")
     return picture
+
+
+def _not_measured(scales: Values) -> str:
+    missing = [curve for curve in SCALES if curve not in measured_curves(scales)]
+    return f" Not measured yet: {', '.join(missing)}." if missing else ""
 
 
 def of_curves() -> list[str]:
@@ -352,7 +371,8 @@ def main() -> None:
     (OUT / "README.md").write_text(page(values, seconds_of(found), scales))
     (OUT / "rows.md").write_text(rows_page(values))
     figure(values).savefig(PICTURES / "regret.png", dpi=120)
-    curves(scales).savefig(PICTURES / "scales.png", dpi=120)
+    if measured_curves(scales):
+        curves(scales).savefig(PICTURES / "scales.png", dpi=120)
 
 
 if __name__ == "__main__":
