@@ -299,7 +299,7 @@ def first_table(values: Values) -> str:
 
 def first_sentence(values: Values) -> str:
     """How one gated run compares with nine runs and a hold-out, over all rows."""
-    return f"To the hold-out, one gated run has {said_ratio(values, 'gate')}."
+    return f"One gated run over that hold-out has {said_ratio(values, 'gate')}."
 
 
 def rows_page(values: Values) -> str:
