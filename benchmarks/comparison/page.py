@@ -272,15 +272,17 @@ def interval_of(values: Values, name: str, other: str, kind: str) -> tuple[float
 
 
 def _where_there(values: Values, names: Sequence[str]) -> list[str]:
-    """A table of medians with a dash where a contender has no runs or does not apply."""
-    lines = head(["row", *names, "gate"], left=1)
+    """A table of medians over shared seeds; a dash where a contender has no runs on a row."""
+    lines = head(["row (seeds)", *names, "gate"], left=1)
     for row, of_row in values.items():
-        if any(name in of_row for name in names[1:]):
+        there = [name for name in (*names, "gate") if name in of_row]
+        seeds = shared(of_row, there)
+        if seeds and any(name in there for name in names[1:]):
             cells = [
-                f"{statistics.median(of_row[n].values()):.3g}" if n in of_row else "-"
+                f"{statistics.median(of_row[n][s] for s in seeds):.3g}" if n in there else "-"
                 for n in (*names, "gate")
             ]
-            lines.append(line([ROWS[row].title, *cells]))
+            lines.append(line([f"{ROWS[row].title} ({len(seeds)})", *cells]))
     return lines
 
 
