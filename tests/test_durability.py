@@ -91,16 +91,16 @@ def begun(out):
     return (out / "config.json").exists()
 
 
-def test_twenty_kills_at_random_moments(tmp_path, uninterrupted):
+def test_a_dozen_kills_at_random_moments(tmp_path, uninterrupted):
     """Also while a checkpoint is written: one is due at nearly every moment."""
     rng = random.Random(0)
     kills, out = 0, tmp_path / "run"
-    while kills < 20:
+    while kills < 12:
         resume = ["--resume"] if begun(out) else []
         with child(*TINY, "--out", out, *resume) as process:
             while not begun(out) and process.is_alive():
                 time.sleep(0.01)
-            process.join(timeout=rng.uniform(0, 3))
+            process.join(timeout=rng.uniform(0, 2))
             if process.exitcode is None:
                 process.kill()
                 kills += 1

@@ -19,8 +19,10 @@ spec.loader.exec_module(ADDRESS)
 OURS = ADDRESS.repository((ROOT / "pyproject.toml").read_text())
 SMOKE = {"STEPS": 50}
 MODEL = ROOT / "tests" / "fixtures" / "causal_lm" / "llama.gguf"
-MORE = {"preferences": {"PAIRS": 64, "MODEL": repr(str(MODEL))}}
-"""Further parameters of a notebook."""
+MORE = {
+    "preferences": {"PAIRS": 64, "MODEL": repr(str(MODEL))},
+}
+"""Other parameters of a notebook."""
 SMALLER = {
     "grokking_transformer": ("Division", {"modulus": 53, "width": 16, "depth": 1, "heads": 2}),
     "image_denoising": ("Photo", {"size": 48}),
