@@ -20,7 +20,7 @@ from comparison.contenders import (
     scale_by_echo,
 )
 from comparison.measure import EVERY, Runner, wanted
-from comparison.rows import ROWS, Arrays, row_of
+from comparison.rows import ROWS, RULED, Arrays, row_of
 from comparison.runs import _generalised, without
 from comparison.seconds import seconds_of
 
@@ -259,7 +259,9 @@ def test_the_pages_are_those_of_the_runs():
     values = page.errors(found)
     scales = page.errors(page.read(root / page.OUT, page.of_curves()))
     written = root / page.OUT
-    assert (written / "README.md").read_text() == page.page(values, seconds_of(found), scales)
+    assert (written / "README.md").read_text() == page.page(
+        values, seconds_of(found), scales, page.read(root / page.OUT, RULED)
+    )
     assert (written / "rows.md").read_text() == page.rows_page(values)
     readme = (root / "README.md").read_text()
     assert page.first_table(values) in readme

@@ -12,12 +12,12 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from comparison.choice import CONTENDERS, values_of
+from comparison.contenders import TOLD
+from comparison.figures import DECIDING, curves, figure, measured_curves
 from comparison.numbers import Values, interval, ratios, regrets, shared
 from comparison.objections import objections
-from comparison.rows import ROWS
+from comparison.rows import ROWS, RULED
 from comparison.scales import SCALES, scale_name
 from comparison.seconds import seconds_of
 from comparison.words import ADVICE, KINDS, PAGE, ROWS_PAGE, numbers, place, verdict
@@ -30,18 +30,11 @@ OUT = Path("results/comparison")
 PICTURES = Path("docs/_static")
 
 _WIDTH = 100
+ROWS_AND_RULES = ROWS | RULED
 APART = 0.05
 """Relative difference of two median errors above which one contender is ahead."""
 CLOSE = 1.02
 """Ratio of two errors up to which they count as level."""
-DECIDING = (
-    "gate",
-    "gate, tuned by twin",
-    "AdamW, hold-out",
-    "AdamW, retrained",
-    "AdamW, twin",
-)
-"""The contenders that the page is about."""
 HONEST = (
     *DECIDING,
     "gate, z by twin",
@@ -55,7 +48,6 @@ CONTROLS = ("shuffled", "mean", "own basis alone", "eigenvectors alone", "withou
 PEERS = ("SAM, hold-out", "GCE, hold-out", "ELR, hold-out", "EchoMuon, hold-out")
 REFERENCES = ("network", "linear", "elastic net", "forest", "boosting")
 STOPS = ("AdamW, not tuned", "Label Wave", "evidence-based", "gradients")
-SCALED = ("gate", "gate, tuned by twin", "AdamW, hold-out", "AdamW, twin", "AdamW, oracle")
 FIRST = {
     "digits-40": "digits, 40 % wrong labels",
     "reviews-30": "reviews of food, 30 % wrong labels",
@@ -71,14 +63,6 @@ FIRST_COLUMNS = {
     "**gate**": "gate",
     "gate, twin": "gate, tuned by twin",
     "AdamW, oracle": "AdamW, oracle",
-}
-COLOURS = {
-    "gate": "#1f5f8b",
-    "gate, tuned by twin": "#5fa8d3",
-    "AdamW, hold-out": "#b4532a",
-    "AdamW, retrained": "#e39a6f",
-    "AdamW, twin": "#4c8c4a",
-    "AdamW, oracle": "#9a9a9a",
 }
 
 
@@ -145,38 +129,19 @@ def ratio_said(logs: Mapping[str, Sequence[float]]) -> str:
     return f"{mean:.2f} ({between}{len(logs)})"
 
 
-def figure(values: Values) -> Figure:
-    """The regret of the deciding contenders on every row; rows by kind."""
-    found = regrets(values, DECIDING)
-    rows = [row for kind in KINDS if kind for row in values if ROWS[row].kind == kind]
-    rows = [row for row in rows if row in found["gate"]]
-    picture = Figure(figsize=(8, 1.2 + 0.27 * len(rows)), layout="constrained")
-    axes = picture.subplots()
-    for i, row in enumerate(reversed(rows)):
-        axes.axhline(i, color="#e6e6e6", linewidth=0.8, zorder=0)
-        if i and ROWS[rows[::-1][i - 1]].kind != ROWS[row].kind:
-            axes.axhline(i - 0.5, color="#4a4a4a", linewidth=0.8)
-    for name in DECIDING:
-        xs = [found[name][row] for row in reversed(rows)]
-        axes.plot(xs, range(len(rows)), "o", color=COLOURS[name], label=name, markersize=5.5)
-    titles = [f"{ROWS[row].title} ({ROWS[row].kind})" for row in reversed(rows)]
-    axes.set_yticks(range(len(rows)), titles, fontsize=8)
-    axes.set_xscale("log")
-    ticks = [t for t in (1, 1.1, 1.25, 1.5, 2, 3, 5) if t <= 1.2 * axes.get_xlim()[1]]
-    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("error over that of the best of the five (medians over seeds)")
-    picture.legend(frameon=False, ncols=3, loc="outside upper center", fontsize=9)
-    return picture
-
-
-def page(values: Values, seconds: Mapping[str, float], scales: Values) -> str:
+def page(
+    values: Values,
+    seconds: Mapping[str, float],
+    scales: Values,
+    ruled: Mapping[str, Mapping[Key, Result]],
+) -> str:
     """The page.
 
     Args:
         values: the errors of the rows.
         seconds: of all runs of a contender, by name.
         scales: the errors of the points of the curves.
+        ruled: the runs on equations and rules.
     """
 
     def part(*names: str) -> str:
@@ -211,6 +176,7 @@ def page(values: Values, seconds: Mapping[str, float], scales: Values) -> str:
         references="\n".join(_where_there(values, REFERENCES)),
         folds=part("AdamW, folds", "AdamW, twin", "AdamW, retrained", "AdamW, hold-out"),
         objections=objections(values, seconds),
+        told="\n".join(told(ruled)),
         not_measured=_not_measured(scales),
         scales_seeds=max((len(s) for v in scales.values() for s in v.values()), default=0),
         contenders="\n".join(
@@ -258,6 +224,24 @@ def said_ratio(values: Values, name: str) -> str:
     found = interval_of(values, name, "AdamW, hold-out", "")
     rows = "one row" if many == 1 else f"{many} rows"
     return f"a ratio of {numbers(found)} ({rows}; {place(found)})"
+
+
+def told(ruled: Mapping[str, Mapping[Key, Result]]) -> list[str]:
+    """The last step on equations and rules, told and not told the number of examples."""
+    lines = head(["row (seeds)", *TOLD], left=1)
+    for row, runs in ruled.items():
+        seeds = {key.seed for key in runs}
+        whole = sorted(s for s in seeds if all(Key("told", n, s) in runs for n in TOLD))
+        if whole:
+            ends = ([_end_of(runs[Key("told", n, s)]) for s in whole] for n in TOLD)
+            cells = [f"{statistics.median(of_name):.3g}" for of_name in ends]
+            lines.append(line([f"{ROWS_AND_RULES[row].title} ({len(whole)})", *cells]))
+    return lines
+
+
+def _end_of(run: Result) -> float:
+    value = run["curve"]["metric"][-1]
+    return math.nan if value is None else value
 
 
 def by_kind(values: Values, name: str) -> dict[str, tuple[float, float, float]]:
@@ -317,44 +301,6 @@ def rows_page(values: Values) -> str:
     return ROWS_PAGE + "\n".join(text) + "\n"
 
 
-def measured_curves(scales: Values) -> list[str]:
-    """The names of the curves of which at least two points have been measured."""
-    return [
-        curve
-        for curve, by_x in SCALES.items()
-        if sum("gate" in scales.get(scale_name(curve, x), {}) for x in by_x) > 1
-    ]
-
-
-def curves(scales: Values) -> Figure:
-    """The errors of some contenders along the curves."""
-    drawn = measured_curves(scales)
-    picture = Figure(figsize=(3.2 * len(drawn), 3.4), layout="constrained")
-    for axes, curve in zip(picture.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
-        by_x = SCALES[curve]
-        for name in SCALED:
-            points = [
-                (x, statistics.median(of_row[name].values()))
-                for x in by_x
-                if name in (of_row := scales.get(scale_name(curve, x), {}))
-            ]
-            if points:
-                axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], label=name)
-        if max(by_x) <= 1:
-            axes.set_xscale("linear")
-        elif 0 in by_x:  # a logarithm that reaches zero
-            axes.set_xscale("symlog", linthresh=min(x for x in by_x if x))
-        else:
-            axes.set_xscale("log")
-        axes.set_xticks(list(by_x), [f"{x:g}" for x in by_x])
-        axes.minorticks_off()
-        axes.set(xlabel=curve, ylabel="error")
-        axes.grid(alpha=0.3)
-    handles, labels = picture.axes[0].get_legend_handles_labels()
-    picture.legend(handles, labels, frameon=False, ncols=3, loc="outside upper center")
-    return picture
-
-
 def _not_measured(scales: Values) -> str:
     missing = [curve for curve in SCALES if curve not in measured_curves(scales)]
     return f" Not measured yet: {', '.join(missing)}." if missing else ""
@@ -370,7 +316,7 @@ def main() -> None:
     found = read(OUT, ROWS)
     values = errors(found)
     scales = errors(read(OUT, of_curves()))
-    (OUT / "README.md").write_text(page(values, seconds_of(found), scales))
+    (OUT / "README.md").write_text(page(values, seconds_of(found), scales, read(OUT, RULED)))
     (OUT / "rows.md").write_text(rows_page(values))
     figure(values).savefig(PICTURES / "regret.png", dpi=120)
     if measured_curves(scales):

@@ -136,6 +136,12 @@ Other gates and SOAP, none of them tuned, at their last step:
 
 {single}
 
+Equations and a rule of arithmetic, where nothing can be held out. The last step, not tuned (the
+rule: accuracy, with the rate and the decay that AdamW needs; equations: relative error). *Not told*
+are gates that do not know how many measurements there are:
+
+{told}
+
 ## Other ways to stop and to be robust
 
 Rules that stop one untuned run of AdamW without held-out data:
