@@ -22,6 +22,7 @@ from comparison.contenders import (
 from comparison.measure import EVERY, Runner, wanted
 from comparison.rows import ROWS, RULED, Arrays, row_of
 from comparison.runs import _generalised, without
+from comparison.scales import POINTS
 from comparison.seconds import seconds_of
 
 from snrgate import gate, kronecker
@@ -257,7 +258,7 @@ def test_the_pages_are_those_of_the_runs():
     root = Path(__file__).parents[1]
     found = page.read(root / page.OUT, ROWS)
     values = page.errors(found)
-    scales = page.errors(page.read(root / page.OUT, page.of_curves()))
+    scales = page.errors(page.read(root / page.OUT, POINTS))
     written = root / page.OUT
     assert (written / "README.md").read_text() == page.page(
         values, seconds_of(found), scales, page.read(root / page.OUT, RULED)

@@ -11,7 +11,15 @@ from typing import NamedTuple
 from comparison.contenders import GRID, PEERS, THRESHOLDS, TUNED, TWIN_GRID
 from snrgate.lab.training.results import Key, Result
 
-__all__ = ["CONTENDERS", "Contender", "MissingRunError", "error_of", "name_of", "values_of"]
+__all__ = [
+    "CONTENDERS",
+    "Contender",
+    "MissingRunError",
+    "end_of",
+    "error_of",
+    "name_of",
+    "values_of",
+]
 
 Runs = Mapping[str, Result]
 """The runs of one part and seed, by the name of their settings."""
@@ -83,7 +91,7 @@ def least(found: Iterable[Point]) -> Point:
 
 def _last(part: str, name: str) -> Callable[[Parts], float]:
     def choose(parts: Parts) -> float:
-        return _end(_one(parts, part, name))
+        return end_of(_one(parts, part, name))
 
     return choose
 
@@ -94,7 +102,7 @@ def _one(parts: Parts, part: str, name: str) -> Result:
     return parts[part][name]
 
 
-def _end(run: Result) -> float:
+def end_of(run: Result) -> float:
     """The metric at the last step; NaN where the run has diverged."""
     value = run["curve"]["metric"][-1]
     return math.nan if value is None else value
@@ -108,7 +116,7 @@ def _by_twin(part: str, wanted: Sequence[Mapping[str, float]]) -> Callable[[Part
 def _least_risk(runs: Runs) -> float:
     found = points(runs, "twin")
     # Without any estimate nothing tells when to stop: the first settings, at their last step.
-    return least(found).metric if found else _end(next(iter(runs.values())))
+    return least(found).metric if found else end_of(next(iter(runs.values())))
 
 
 def _mixed_by_twin(parts: Parts) -> float:
@@ -164,7 +172,7 @@ def _best_last(parts: Parts) -> float:
     """The last step of the settings that have the best last step on the test data."""
     runs = runs_of(parts, "AdamW")
     up = next(iter(runs.values()))["higher_is_better"]
-    ends = [end for end in map(_end, runs.values()) if math.isfinite(end)]
+    ends = [end for end in map(end_of, runs.values()) if math.isfinite(end)]
     return max(ends) if up else min(ends)
 
 

@@ -38,7 +38,7 @@ from comparison.runs import (
     risk_from_gradients,
     without,
 )
-from comparison.scales import SCALES, scale_name
+from comparison.scales import POINTS
 from snrgate import risk
 from snrgate.lab.errors import InputError
 from snrgate.lab.study.peers import FiniteAlgorithm1
@@ -48,9 +48,7 @@ from snrgate.lab.training.results import Key, Result, Results
 from snrgate.lab.training.train import Training, fit
 from snrgate.lab.training.twin import twin_of
 
-EVERY = (
-    ROWS | RULED | {scale_name(c, x): row for c, by_x in SCALES.items() for x, row in by_x.items()}
-)
+EVERY = ROWS | RULED | POINTS
 """All rows, those without a hold-out, and those of the curves, by the names of their files."""
 PARTS = ("decide", "single", "stops", "folds", "references", "peers")
 FOLDS = 5
@@ -79,8 +77,6 @@ def wanted(row: str, seed: int, parts: tuple[str, ...]) -> Iterator[Key]:
     if row in RULED:
         yield from (Key("told", name, seed) for name in TOLD if "single" in parts)
         return
-    data = EVERY[row].base.task.make(seed).supervised
-    assert data is not None
     if "decide" in parts:
         settings = dict.fromkeys(map(name_of, (*THRESHOLDS, *TUNED)))
         yield from (Key("kernels with twin", name, seed) for name in settings)
@@ -97,16 +93,17 @@ def wanted(row: str, seed: int, parts: tuple[str, ...]) -> Iterator[Key]:
     if "references" in parts and is_table(task):
         yield from (Key("references", name, seed) for name in names(task))
     if "peers" in parts:
+        made = task.make(seed)
         for name, (_, loss, grid) in PEERS.items():
-            if _applies(name, loss, row, data.kind):
+            if _applies(name, loss, made):
                 yield from (Key(f"{name} held out", name_of(h), seed) for h in grid)
 
 
-def _applies(name: str, loss: str, row: str, kind: str) -> bool:
-    """Whether a peer can learn a row: losses for labels, and EchoMuon hidden dense kernels."""
-    if name == "EchoMuon" and not hidden_kernels(EVERY[row].base.task.make(0).params):
+def _applies(name: str, loss: str, task: Task) -> bool:
+    """Whether a peer can learn a task: losses for labels, and EchoMuon hidden dense kernels."""
+    if name == "EchoMuon" and not hidden_kernels(task.params):
         return False
-    return loss == "plain" or kind == "classes"
+    return loss == "plain" or task.supervised.kind == "classes"  # type: ignore[union-attr]
 
 
 FOLDED = ("table", "concrete", "concrete-noise", "meats", "table-200")
@@ -174,7 +171,7 @@ class Runner:
         words = name.split()
         hyper = {k: float(v) for k, v in zip(words[::2], words[1::2], strict=True)}
         if part == "AdamW":
-            return self._plain(AdamW(), "plain", hyper, seed)
+            return self._plain(AdamW(), hyper, seed)
         if part == "AdamW folds":
             folds = [self._held_out(AdamW(), "plain", hyper, seed, FOLDS, i) for i in range(FOLDS)]
             return [
@@ -191,12 +188,12 @@ class Runner:
         return self._held_out(kind, loss, hyper, seed, 10, 0)
 
     def _plain(
-        self, kind: AdamW, loss: str, hyper: Mapping[str, float], seed: int, patch: str = ""
+        self, kind: AdamW, hyper: Mapping[str, float], seed: int, patch: str = ""
     ) -> list[dict[str, float]]:
         task, settings = self._settings(seed)
         data = without(task.supervised, seed, 0)  # type: ignore[arg-type]
         with changed(patch):
-            program = self._program(task, kind, loss, patch)
+            program = self._program(task, kind, "plain", patch)
             return [
                 _point(task, settings, i, carry.params)
                 for i, carry in enumerate(curve_of(program, task, settings, data, hyper))
@@ -262,7 +259,7 @@ class Runner:
         kind = SINGLE[name]
         if isinstance(kind, FiniteAlgorithm1):
             kind = dataclasses.replace(kind, batch_size=self.base.batch_size)
-        return self._plain(kind, "plain", {}, seed, name)
+        return self._plain(kind, {}, seed, name)
 
     def _law(self, seed: int) -> Any:
         """The law of the labels, from a gated run with a strict threshold; none for numbers."""

@@ -8,7 +8,7 @@ from scipy.stats import t as student
 
 from comparison.rows import ROWS
 
-__all__ = ["Values", "interval", "ratios", "regrets", "shared"]
+__all__ = ["Values", "interval", "interval_of", "ratios", "regrets", "shared"]
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 """The error by row, contender and seed."""
@@ -70,6 +70,14 @@ def interval(logs: Mapping[str, Sequence[float]]) -> tuple[float, float, float]:
         return math.exp(mean), math.nan, math.nan
     half = float(student.ppf(0.975, k - 1)) * statistics.stdev(rows) / math.sqrt(k)
     return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+
+
+def interval_of(
+    values: Values, name: str, other: str, kind: str = ""
+) -> tuple[float, float, float]:
+    """The mean ratio of two contenders and its interval; NaN where nothing has been measured."""
+    logs = ratios(values, name, other, kind)
+    return interval(logs) if logs else (math.nan, math.nan, math.nan)
 
 
 def regrets(values: Values, names: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from comparison.numbers import Values, interval, ratios
+from comparison.numbers import Values, interval_of, ratios
 from comparison.words import numbers, place
 
-__all__ = ["objections"]
+__all__ = ["objections", "said_ratio"]
 
 UNSEEN = (
     "reviews-30",
@@ -21,6 +21,16 @@ UNSEEN = (
 NETS = ("cnn-40", "cnn-0")
 
 
+def said_ratio(values: Values, name: str, other: str = "AdamW, hold-out") -> str:
+    """The ratio of two contenders over all rows that have both, in words."""
+    count = len(ratios(values, name, other))
+    if not count:
+        return "a ratio that has not been measured"
+    found = interval_of(values, name, other)
+    rows = "one row" if count == 1 else f"{count} rows"
+    return f"a ratio of {numbers(found)} ({rows}; {place(found)})"
+
+
 def objections(values: Values, seconds: Mapping[str, float]) -> str:
     """The questions and their answers.
 
@@ -31,12 +41,7 @@ def objections(values: Values, seconds: Mapping[str, float]) -> str:
 
     def ratio(name: str, other: str = "AdamW, hold-out", rows: Sequence[str] | None = None) -> str:
         some = {r: v for r, v in values.items() if rows is None or r in rows}
-        logs = ratios(some, name, other)
-        if not logs:
-            return "a ratio that has not been measured"
-        found = interval(logs)
-        many = "one row" if len(logs) == 1 else f"{len(logs)} rows"
-        return f"a ratio of {numbers(found)} ({many}; {place(found)})"
+        return said_ratio(some, name, other)
 
     counts = [len(v["gate"]) for v in values.values() if "gate" in v]
     asked = {

@@ -12,15 +12,15 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from comparison.choice import CONTENDERS, values_of
+from comparison.choice import CONTENDERS, end_of, values_of
 from comparison.contenders import TOLD
 from comparison.figures import DECIDING, curves, figure, measured_curves
-from comparison.numbers import Values, interval, ratios, regrets, shared
-from comparison.objections import objections
+from comparison.numbers import Values, interval, interval_of, ratios, regrets, shared
+from comparison.objections import objections, said_ratio
 from comparison.rows import ROWS, RULED
-from comparison.scales import SCALES, scale_name
+from comparison.scales import POINTS, SCALES
 from comparison.seconds import seconds_of
-from comparison.words import ADVICE, KINDS, PAGE, ROWS_PAGE, numbers, place, verdict
+from comparison.words import ADVICE, KINDS, PAGE, ROWS_PAGE, verdict
 from snrgate.lab.study.tables import head, line
 from snrgate.lab.training.results import Key, Result, Results
 
@@ -30,7 +30,6 @@ OUT = Path("results/comparison")
 PICTURES = Path("docs/_static")
 
 _WIDTH = 100
-ROWS_AND_RULES = ROWS | RULED
 APART = 0.05
 """Relative difference of two median errors above which one contender is ahead."""
 CLOSE = 1.02
@@ -218,14 +217,6 @@ def placed(values: Values, name: str, other: str) -> dict[str, str]:
     return {where: "; ".join(rows) or "none" for where, rows in found.items()}
 
 
-def said_ratio(values: Values, name: str) -> str:
-    """The ratio to AdamW with a hold-out over all rows that have both, in words."""
-    many = len(ratios(values, name, "AdamW, hold-out"))
-    found = interval_of(values, name, "AdamW, hold-out", "")
-    rows = "one row" if many == 1 else f"{many} rows"
-    return f"a ratio of {numbers(found)} ({rows}; {place(found)})"
-
-
 def told(ruled: Mapping[str, Mapping[Key, Result]]) -> list[str]:
     """The last step on equations and rules, told and not told the number of examples."""
     lines = head(["row (seeds)", *TOLD], left=1)
@@ -233,26 +224,15 @@ def told(ruled: Mapping[str, Mapping[Key, Result]]) -> list[str]:
         seeds = {key.seed for key in runs}
         whole = sorted(s for s in seeds if all(Key("told", n, s) in runs for n in TOLD))
         if whole:
-            ends = ([_end_of(runs[Key("told", n, s)]) for s in whole] for n in TOLD)
+            ends = ([end_of(runs[Key("told", n, s)]) for s in whole] for n in TOLD)
             cells = [f"{statistics.median(of_name):.3g}" for of_name in ends]
-            lines.append(line([f"{ROWS_AND_RULES[row].title} ({len(whole)})", *cells]))
+            lines.append(line([f"{RULED[row].title} ({len(whole)})", *cells]))
     return lines
-
-
-def _end_of(run: Result) -> float:
-    value = run["curve"]["metric"][-1]
-    return math.nan if value is None else value
 
 
 def by_kind(values: Values, name: str) -> dict[str, tuple[float, float, float]]:
     """The ratio to AdamW with a hold-out by kind of row."""
     return {kind: interval_of(values, name, "AdamW, hold-out", kind) for kind in KINDS}
-
-
-def interval_of(values: Values, name: str, other: str, kind: str) -> tuple[float, float, float]:
-    """The mean ratio and its interval; NaN where nothing has been measured."""
-    logs = ratios(values, name, other, kind)
-    return interval(logs) if logs else (math.nan, math.nan, math.nan)
 
 
 def _where_there(values: Values, names: Sequence[str]) -> list[str]:
@@ -306,16 +286,11 @@ def _not_measured(scales: Values) -> str:
     return f" Not measured yet: {', '.join(missing)}." if missing else ""
 
 
-def of_curves() -> list[str]:
-    """The names of all points of the curves."""
-    return [scale_name(curve, x) for curve, by_x in SCALES.items() for x in by_x]
-
-
 def main() -> None:
     """Write everything."""
     found = read(OUT, ROWS)
     values = errors(found)
-    scales = errors(read(OUT, of_curves()))
+    scales = errors(read(OUT, POINTS))
     (OUT / "README.md").write_text(page(values, seconds_of(found), scales, read(OUT, RULED)))
     (OUT / "rows.md").write_text(rows_page(values))
     figure(values).savefig(PICTURES / "regret.png", dpi=120)

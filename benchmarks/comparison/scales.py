@@ -13,7 +13,7 @@ import numpy as np
 from comparison.rows import Arrays, Row, row_of, task_of
 from snrgate.lab.tasks.task import Task
 
-__all__ = ["SCALES", "Deliveries", "scale_name"]
+__all__ = ["POINTS", "SCALES", "Deliveries", "scale_name"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,3 +87,9 @@ SCALES: dict[str, dict[float, Row]] = {
 def scale_name(curve: str, at: float) -> str:
     """The name of the file of one point of a curve."""
     return f"{curve.replace(' ', '-')}-{at:g}"
+
+
+POINTS: dict[str, Row] = {
+    scale_name(c, x): row for c, by_x in SCALES.items() for x, row in by_x.items()
+}
+"""All points of the curves, by the names of their files."""
