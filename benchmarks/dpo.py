@@ -90,15 +90,14 @@ def wanted() -> list[tuple[float, Contender, int]]:
         for optimizer in ("adamw", "unit")
     ]
     wrong = [Contender("adamw", 1e-3, loss, 0.1) for loss in ("rdpo", "cdpo")]
-    held = [Contender("adamw", 1e-3, hold_out=True)]
+    held = [Contender("adamw", 1e-3, beta=beta, hold_out=True) for beta in (0.1, 0.5)]
     grid = [Contender(o, 1e-3, beta=0.5) for o in ("adamw", "unit", "kernels")]
     low = [Contender(o, 3e-4) for o in ("adamw", "unit", "kernels")]
     runs = [(0.3, c, s) for s in range(3) for c in main]
-    runs += [(0.3, c, s) for s in range(3) for c in held + grid[:1]]
-    runs += [(swap, c, 0) for swap in (0.0, 0.4, 0.15) for c in main[:3]]
-    runs += [(0.3, c, 0) for c in robust + wrong + grid[1:] + low]
-    runs += [(swap, c, s) for s in (1, 2) for swap in (0.0, 0.4, 0.15) for c in main[:3]]
-    return runs + [(0.3, c, s) for s in (1, 2) for c in robust + wrong + grid[1:] + low]
+    runs += [(0.3, c, s) for s in range(3) for c in held + grid]
+    runs += [(0.3, c, 0) for c in robust + wrong]
+    runs += [(swap, c, s) for s in range(3) for swap in (0.0, 0.4, 0.15) for c in main[:3]]
+    return runs + [(0.3, c, s) for s in range(3) for c in low + robust + wrong]
 
 
 def pool(ratings: Ratings, cache: Path) -> Pool:
@@ -204,7 +203,8 @@ def main(settings: Study) -> None:
     source = pool(ratings, settings.cache)
     results = Results(settings.out / "runs.jsonl")
     one = functools.partial(measure, source, ratings, runs)
-    write_page(measure_missing(results, runs, one, settings.minutes), settings.out)
+    found = measure_missing(results, runs, one, settings.minutes)
+    write_page(found, len(runs), settings.out)
 
 
 if __name__ == "__main__":

@@ -296,8 +296,8 @@ def wanted(splits: int) -> list[Key]:
     """The keys of all runs, those of the noisy tables first."""
     return [
         Key(f"{name}/{condition}", method, seed)
-        for seed in range(splits)
         for condition in CONDITIONS
+        for seed in range(splits)
         for name, table in TABLES.items()
         for method in methods(table.classes, seed)
     ]

@@ -29,6 +29,7 @@ _EVERY = 10  # later one step in so many does
 _OFTEN, _SELDOM = 20, 50  # the eigenvectors are computed anew every so many steps, of the first
 _FIRST = 100  # so many, and later
 _CORNER = 4  # where the gates are open in a corner of 1 / 4 of each side, only that part is turned
+_ROUNDING = 1e-5  # relative difference of two sums of evidence that says nothing
 _SMALL = 2**20  # operations of a turn that are not worth a second program
 
 
@@ -193,7 +194,7 @@ class Kernel(NamedTuple):
             )
         eigen, bases = kronecker.in_order(eigen, self.bases(view))
         first, second = (kronecker.evidence(r.all, threshold) for r in (own, eigen))
-        taken = first >= second
+        taken = first >= (1 - _ROUNDING) * second  # the first eigenvectors are those of no turn
         rows, columns = (jnp.where(taken[..., None], a, b) for a, b in zip(own, eigen, strict=True))
         turns = tuple(basis for basis in bases if basis is not None)
         squares = None

@@ -6,9 +6,8 @@ the first steps, and later at one step in ten. Between these the gates compare w
 
 from typing import Any, NamedTuple
 
-import optax
-
-from snrgate.branch import either
+from snrgate.annotations import Array
+from snrgate.branch import where_due
 from snrgate.evidence import Reading
 from snrgate.kernel import Kernel, gap, is_due, is_renewed
 from snrgate.measure import Given, Motion, Step, advance, finite_gradients, measure, settle
@@ -52,25 +51,23 @@ def observe(
     """
     motion = advance(settings, given)
 
-    def measured(steps: Any = 1) -> tuple[Step, Memory, tuple[list[Any], list[Any]]]:
-        signal, noise, finite = measure(readings, given, motion)
-        step = settle(given, motion, finite)
-        shown = signal, noise
-        return step, remember(settings, readings, memory, shown, step.counts, steps), shown
-
     if not any(isinstance(r, Kernel) for r in readings):
-        step, after, shown = measured()
+        signal, noise, finite = measure(readings, given, motion)
+        step, shown = settle(given, motion, finite), (signal, noise)
+        after = remember(settings, readings, memory, shown, step.counts)
         return step, Seen(after, *corrected(settings, readings, after, shown), views)
 
-    def held() -> tuple[Step, Memory, list[Any]]:
-        return settle(given, motion, finite_gradients(given)), memory, views
+    def due(kept: tuple[Array, Memory, list[Any]]) -> tuple[Array, Memory, list[Any]]:
+        _, before, views = kept
+        signal, noise, finite = measure(readings, given, motion)
+        counts = settle(given, motion, finite).counts
+        shown = signal, noise
+        after = remember(settings, readings, before, shown, counts, gap(given.count))
+        return finite, after, _look(settings, readings, given, motion, after, views)
 
-    def due() -> tuple[Step, Memory, list[Any]]:
-        step, after, _ = measured(gap(given.count))
-        seen = step, after, _look(settings, readings, given, motion, after, views)
-        return optax.tree.where(is_due(given.count), seen, held())
-
-    step, after, views = either(is_due(given.count), due, held)
+    held = finite_gradients(given), memory, views
+    finite, after, views = where_due(is_due(given.count), due, held)
+    step = settle(given, motion, finite)
     return step, Seen(after, *_averages(settings, readings, after, kernels=False), views)
 
 
@@ -88,14 +85,13 @@ def _look(
     units = zip(motion.units.signal, motion.units.noise, strict=True)
     leaves = list(zip(readings, signal, noise, rules, units, strict=True))
 
-    def renewed() -> list[Any]:
-        new = [
+    def renewed(views: list[Any]) -> list[Any]:
+        return [
             reading.renewed(n, view) if isinstance(reading, Kernel) else view
             for (reading, _, n, _, _), view in zip(leaves, views, strict=True)
         ]
-        return optax.tree.where(is_renewed(given.count), new, views)
 
-    views = either(is_renewed(given.count), renewed, lambda: views)
+    views = where_due(is_renewed(given.count), renewed, views)
     return [
         reading.looked(s, n, view, rule, unit) if isinstance(reading, Kernel) else view
         for (reading, s, n, rule, unit), view in zip(leaves, views, strict=True)

@@ -1,7 +1,6 @@
 """Training steps, compiled in stretches: one loop for all optimizers."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from snrgate.annotations import Array, Float, Int, PyTree
+from snrgate.branch import where_due
 from snrgate.lab.tasks.task import Group
 from snrgate.lab.training.constants import with_large_arguments
 from snrgate.moments import add_groups, value_and_moments
@@ -172,24 +172,27 @@ def make_stretch(
         if mesh is not None:
             split = jax.NamedSharding(mesh, jax.P(*mesh.axis_names))
             batches = jax.lax.with_sharding_constraint(batches, split)
-        # Take the step, and measure it.
+        # Measure its gradient.
         gated = optax.tree.get(state.opt_state, "gate_fraction") is not None
         measure = measures_next(state.opt_state) if gated else True
         value, grads, extra_args = gradients(state.params, batches, measure)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra_args)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value}
-        if (fraction := optax.tree.get(opt_state, "gate_fraction")) is not None:
-            metrics["gate_fraction"] = fraction
-        # Undo the step where it is not finite, so that one bad batch does not end the run.
+        # Take the step where it is finite, so that one bad batch does not end the run.
         finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((value, grads))]
         ok = jnp.all(jnp.stack(finite))
-        taken = jax.tree.map(
-            partial(jnp.where, ok), (params, opt_state), (state.params, state.opt_state)
-        )
+
+        def taken(before: tuple[PyTree, optax.OptState]) -> tuple[PyTree, optax.OptState]:
+            params, opt_state = before
+            updates, opt_state = tx.update(grads, opt_state, params, **extra_args)
+            return optax.apply_updates(params, updates), opt_state
+
+        params, opt_state = where_due(ok, taken, (state.params, state.opt_state))
+        metrics = {"loss": value}
+        if gated:
+            metrics["gate_fraction"] = optax.tree.get(opt_state, "gate_fraction")
         state = TrainState(
             state.step + 1,
-            *taken,
+            params,
+            opt_state,
             skipped=state.skipped + ~ok,
             in_a_row=jnp.where(ok, 0, state.in_a_row + 1),
         )
