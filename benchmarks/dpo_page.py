@@ -256,17 +256,19 @@ def _listed(sentences: list[str]) -> str:
 
 
 def _figure(rows: dict[str, list[Curve]]) -> Figure:
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for name, group in rows.items():
         for i, curve in enumerate(group):
-            dashed = ":" if "0.5" in name else "--" if "900" in name else "-"
+            dashed = {(0, 0): "-", (0, 1): "--", (1, 0): ":", (1, 1): "-."}[
+                "0.5" in name, "900" in name
+            ]
             colour = COLOURS[curve.optimizer]
             label = name if i == 0 else None
             axes.plot(curve.drift, curve.accuracy, dashed, marker="o", color=colour, label=label)
     axes.set(xlabel="mean absolute drift (nats a reply)", ylabel="reward accuracy", xscale="log")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
