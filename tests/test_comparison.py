@@ -260,9 +260,9 @@ def test_the_pages_are_those_of_the_runs():
     values = page.errors(found)
     scales = page.errors(page.read(root / page.OUT, POINTS))
     written = root / page.OUT
-    assert (written / "README.md").read_text() == page.page(
-        values, seconds_of(found), scales, page.read(root / page.OUT, RULED)
-    )
+    seconds = seconds_of({row: found[row] for row in page.counted(values)})
+    ruled = page.read(root / page.OUT, RULED)
+    assert (written / "README.md").read_text() == page.page(values, seconds, scales, ruled)
     assert (written / "rows.md").read_text() == page.rows_page(values)
     readme = (root / "README.md").read_text()
     assert page.first_table(values) in readme

@@ -32,6 +32,8 @@ PICTURES = Path("docs/_static")
 _WIDTH = 100
 APART = 0.05
 """Relative difference of two median errors above which one contender is ahead."""
+LEAST_SEEDS = 3
+"""Fresh seeds without which a row is not counted."""
 CLOSE = 1.02
 """Ratio of two errors up to which they count as level."""
 HONEST = (
@@ -75,6 +77,11 @@ def errors(found: Mapping[str, Mapping[Key, Result]]) -> dict[str, dict[str, dic
     """The errors by row, contender and seed."""
     values = {name: values_of(runs) for name, runs in found.items()}
     return {name: of_row for name, of_row in values.items() if of_row}
+
+
+def counted(values: Values) -> Values:
+    """The rows with enough fresh seeds for a ratio of theirs to count."""
+    return {row: v for row, v in values.items() if len(v.get("gate", ())) >= LEAST_SEEDS}
 
 
 def table(values: Values, names: Sequence[str]) -> list[str]:
@@ -137,7 +144,7 @@ def page(
     """The page.
 
     Args:
-        values: the errors of the rows.
+        values: the errors of the rows; those of few seeds are named and not counted.
         seconds: of all runs of a contender, by name.
         scales: the errors of the points of the curves.
         ruled: the runs on equations and rules.
@@ -146,6 +153,8 @@ def page(
     def part(*names: str) -> str:
         return "\n".join(table(values, names))
 
+    few = [ROWS[row].title for row in values if row not in counted(values)]
+    values = counted(values)
     others = [n for n in CONTENDERS if n not in ("AdamW, hold-out", *CONTROLS)]
     said = {
         "One gated run that nobody tunes": "gate",
@@ -176,6 +185,7 @@ def page(
         folds=part("AdamW, folds", "AdamW, twin", "AdamW, retrained", "AdamW, hold-out"),
         objections=objections(values, seconds),
         told="\n".join(told(ruled)),
+        few="; ".join(few) or "none",
         not_measured=_not_measured(scales),
         scales_seeds=max((len(s) for v in scales.values() for s in v.values()), default=0),
         contenders="\n".join(
@@ -265,7 +275,7 @@ def first_table(values: Values) -> str:
 
 def first_sentence(values: Values) -> str:
     """How one gated run compares with nine runs and a hold-out, over all rows."""
-    return f"One gated run over that hold-out has {said_ratio(values, 'gate')}."
+    return f"One gated run over that hold-out has {said_ratio(counted(values), 'gate')}."
 
 
 def rows_page(values: Values) -> str:
@@ -291,9 +301,10 @@ def main() -> None:
     found = read(OUT, ROWS)
     values = errors(found)
     scales = errors(read(OUT, POINTS))
-    (OUT / "README.md").write_text(page(values, seconds_of(found), scales, read(OUT, RULED)))
+    seconds = seconds_of({row: found[row] for row in counted(values)})
+    (OUT / "README.md").write_text(page(values, seconds, scales, read(OUT, RULED)))
     (OUT / "rows.md").write_text(rows_page(values))
-    figure(values).savefig(PICTURES / "regret.png", dpi=120)
+    figure(counted(values)).savefig(PICTURES / "regret.png", dpi=120)
     if measured_curves(scales):
         curves(scales).savefig(PICTURES / "scales.png", dpi=120)
 
