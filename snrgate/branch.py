@@ -61,8 +61,8 @@ def _changed(
     program: Jaxpr, which: Array, state: list[Array], constants: list[Array]
 ) -> list[Array]:
     def turn(carried: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
-        done = jnp.zeros_like(carried[0])
-        return done, jax.core.eval_jaxpr(program, constants, *carried[1])
+        new = jax.core.eval_jaxpr(program, constants, *carried[1])
+        return jnp.zeros_like(carried[0]), [jnp.asarray(x) for x in new]
 
     return jax.lax.while_loop(lambda carried: carried[0], turn, (which, state))[1]
 
@@ -71,7 +71,7 @@ def _changed(
 def _derivative(program: Jaxpr, primals: Any, tangents: Any) -> tuple[list[Array], list[Array]]:
     def condition(which: Array, state: list[Array], constants: list[Array]) -> list[Array]:
         changed = functools.partial(jax.core.eval_jaxpr, program, constants)
-        return jax.lax.cond(which, lambda: changed(*state), lambda: state)
+        return jax.lax.cond(which, lambda: [jnp.asarray(x) for x in changed(*state)], lambda: state)
 
     return jax.jvp(condition, primals, tangents)
 

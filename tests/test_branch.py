@@ -17,18 +17,18 @@ def changed(flag, factor, state):
     """A state of two arrays, changed by a number from outside where a flag is set."""
 
     def change(old):
-        return {"x": factor * old["x"] ** 2, "count": old["count"] + 1}
+        return {"x": factor * old["x"] ** 2, "count": old["count"] + 1, "rate": jnp.float32(0.9)}
 
     return where_due(flag, change, state)
 
 
 def selected(flag, factor, state):
     """The same by a selection."""
-    new = {"x": factor * state["x"] ** 2, "count": state["count"] + 1}
+    new = {"x": factor * state["x"] ** 2, "count": state["count"] + 1, "rate": jnp.float32(0.9)}
     return optax.tree.where(flag, new, state)
 
 
-STATE = {"x": jnp.arange(1.0, 4.0), "count": jnp.zeros((), jnp.int32)}
+STATE = {"x": jnp.arange(1.0, 4.0), "count": jnp.zeros((), jnp.int32), "rate": jnp.float32(0.8)}
 
 
 @pytest.mark.parametrize("flag", [True, False])
