@@ -92,9 +92,13 @@ def most_accuracy(group: list[Curve], drift: float) -> float:
 class Ends(NamedTuple):
     """The last steps of AdamW and of a gate with the same loss, labels and seed."""
 
-    seeds: int
     accuracies: np.ndarray  # of AdamW and of the gate, a row a seed
     drifts: np.ndarray
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds that both have."""
+        return len(self.drifts)
 
 
 def ends(found: dict[Key, Any], optimizer: str) -> dict[tuple[str, str], Ends]:
@@ -105,15 +109,12 @@ def ends(found: dict[Key, Any], optimizer: str) -> dict[tuple[str, str], Ends]:
         other = found.get(key._replace(name=f"adamw {told}"))
         if key.name.startswith(f"{optimizer} ") and other is not None:
             pairs[key.part, told].append((other["rows"][-1], result["rows"][-1]))
+
+    def of(name: str, rows: list[Any]) -> np.ndarray:
+        return np.array([[end[name] for end in pair] for pair in rows])
+
     return {
-        key: Ends(
-            len(rows),
-            *(
-                np.array([[r[name] for r in pair] for pair in rows])
-                for name in ("accuracy", "drift")
-            ),
-        )
-        for key, rows in sorted(pairs.items())
+        key: Ends(of("accuracy", rows), of("drift", rows)) for key, rows in sorted(pairs.items())
     }
 
 

@@ -61,8 +61,7 @@ def _changed(
     program: Jaxpr, which: Array, state: list[Array], constants: list[Array]
 ) -> list[Array]:
     def turn(carried: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
-        new = jax.core.eval_jaxpr(program, constants, *carried[1])
-        return jnp.zeros_like(carried[0]), [jnp.asarray(x) for x in new]
+        return jnp.zeros_like(carried[0]), _run(program, carried[1], constants)
 
     return jax.lax.while_loop(lambda carried: carried[0], turn, (which, state))[1]
 
@@ -70,10 +69,14 @@ def _changed(
 @_changed.defjvp
 def _derivative(program: Jaxpr, primals: Any, tangents: Any) -> tuple[list[Array], list[Array]]:
     def condition(which: Array, state: list[Array], constants: list[Array]) -> list[Array]:
-        changed = functools.partial(jax.core.eval_jaxpr, program, constants)
-        return jax.lax.cond(which, lambda: [jnp.asarray(x) for x in changed(*state)], lambda: state)
+        return jax.lax.cond(which, lambda: _run(program, state, constants), lambda: state)
 
     return jax.jvp(condition, primals, tangents)
+
+
+def _run(program: Jaxpr, state: list[Array], constants: list[Array]) -> list[Array]:
+    """The program's results; a number that depends on nothing leaves it as one of NumPy."""
+    return [jnp.asarray(x) for x in jax.core.eval_jaxpr(program, constants, *state)]
 
 
 @jax.custom_batching.custom_vmap

@@ -153,8 +153,8 @@ def page(
     def part(*names: str) -> str:
         return "\n".join(table(values, names))
 
-    few = [ROWS[row].title for row in values if row not in counted(values)]
-    values = counted(values)
+    measured, values = values, counted(values)
+    few = [ROWS[row].title for row in measured if row not in values]
     others = [n for n in CONTENDERS if n not in ("AdamW, hold-out", *CONTROLS)]
     said = {
         "One gated run that nobody tunes": "gate",
