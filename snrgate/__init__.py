@@ -21,8 +21,8 @@ from snrgate.labels import label_quality as label_quality
 from snrgate.moments import Moments as Moments
 from snrgate.moments import explain_moments as explain_moments
 from snrgate.moments import value_and_moments as value_and_moments
-from snrgate.transform import SnrGateState as SnrGateState
-from snrgate.transform import measures_next as measures_next
+from snrgate.state import SnrGateState as SnrGateState
+from snrgate.state import measures_next as measures_next
 from snrgate.transform import snr_gate as snr_gate
 
 __version__ = _version("snrgate")

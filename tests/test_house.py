@@ -23,7 +23,7 @@ LIBRARY = [
     {"kernel"},
     {"evidence", "spectrum"},
     {"checks", "measure", "diagnostics"},
-    {"memory"},
+    {"memory", "state"},
     {"observe"},
     {"apply"},
     {"transform", "alias", "eigenbasis"},

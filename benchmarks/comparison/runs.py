@@ -19,7 +19,7 @@ from snrgate.lab.tasks.task import Supervised, Task
 from snrgate.lab.training.optimizers import AdamW
 from snrgate.lab.training.train import Training
 from snrgate.lab.training.watch import risk_columns, watched
-from snrgate.transform import measures_next
+from snrgate.state import measures_next
 
 __all__ = ["Data", "Program", "curve_of", "evidence_against", "risk_from_gradients", "without"]
 

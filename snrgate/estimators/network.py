@@ -13,7 +13,7 @@ import optax
 from snrgate.alias import adamw
 from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.moments import value_and_moments
-from snrgate.transform import measures_next
+from snrgate.state import measures_next
 
 __all__ = ["Batches", "Rates", "initial", "outputs", "start", "train"]
 

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from snrgate.annotations import Array, PyTree
 from snrgate.momentum import observed_decay
-from snrgate.transform import SnrGateState
+from snrgate.state import SnrGateState
 
 __all__ = ["running_sum", "second_decay", "shifted", "step_of_sum"]
 

@@ -13,7 +13,7 @@ from snrgate.lab.tasks.task import Group
 from snrgate.lab.training.constants import with_large_arguments
 from snrgate.moments import add_groups, value_and_moments
 from snrgate.preferences import tilted_mean, tilted_value_and_moments
-from snrgate.transform import measures_next
+from snrgate.state import measures_next
 
 __all__ = [
     "Gradients",
