@@ -8,7 +8,8 @@ SmolLM2-135M-Instruct learns to say of a film review whether its writer liked th
 1,000 pairs: two replies behind the same prompt. The label of a pair is that of one human, and a
 share of the labels is swapped on top. The test label is the mean of about 18 humans. Writes
 ``results/dpo/runs.jsonl``, a line a run, and the page; runs that are there are not measured again.
-The states of the frozen blocks are kept in ``--cache``; to compute them takes ten minutes.
+The states below the blocks with adapters are kept in files beside ``--cache``; to compute them
+takes three minutes.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ from snrgate.models.causal_lm import CausalLM, load, smollm2_path
 TRAIN, TEST = 1000, 300
 WORDS = 20
 BATCH, STEPS, EVERY = 16, 400, 50
-LAYERS, TARGETS = 1, ("q", "k", "v", "o")
+TARGETS = ("q", "k", "v", "o")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Study:
     minutes: float = math.inf
     """Time after which no further run begins."""
     cache: Path = Path("runs/dpo-states.npz")
-    """File of the states of the frozen blocks."""
+    """File of the states below the last block; those below the last K blocks end in ``-K``."""
     out: Path = Path("results/dpo")
     """Folder of the runs and of the page."""
 
@@ -63,14 +64,15 @@ class Contender(NamedTuple):
     flip_rate: float = 0.3
     beta: float = 0.1
     hold_out: bool = False
+    layers: int = 1
 
     @property
     def name(self) -> str:
         """The name in the file of results."""
         robust = self.loss in ("cdpo", "rdpo")
         loss = f"{self.loss}({self.flip_rate:g})" if robust else self.loss
-        held = " hold-out" * self.hold_out
-        return f"{self.optimizer} {loss} lr={self.rate:g} beta={self.beta:g}{held}"
+        rest = " hold-out" * self.hold_out + f" layers={self.layers}" * (self.layers > 1)
+        return f"{self.optimizer} {loss} lr={self.rate:g} beta={self.beta:g}{rest}"
 
 
 class Pool(NamedTuple):
@@ -97,11 +99,14 @@ def wanted() -> list[tuple[float, Contender, int]]:
     runs += [(0.3, c, s) for s in range(3) for c in held + grid]
     runs += [(0.3, c, 0) for c in robust + wrong]
     runs += [(swap, c, s) for s in range(3) for swap in (0.0, 0.4, 0.15) for c in main[:3]]
-    return runs + [(0.3, c, s) for s in range(3) for c in low + robust + wrong]
+    runs += [(0.3, c, s) for s in range(3) for c in low + robust + wrong]
+    deep = [c._replace(layers=4) for c in grid + main[:3]]
+    return runs + [(0.3, c, s) for s in range(3) for c in deep]
 
 
-def pool(ratings: Ratings, cache: Path) -> Pool:
-    """The texts and their states, from the cache where it has them."""
+def pool(ratings: Ratings, cache: Path, layers: int) -> Pool:
+    """The texts and their states below the last layers, from the cache where it has them."""
+    cache = cache if layers == 1 else cache.with_stem(f"{cache.stem}-{layers}")
     means = ratings.means
     usable = [i for i, x in enumerate(ratings.texts) if means[i] != 0 and len(x.split()) <= WORDS]
     texts = np.random.default_rng(2026).permutation(usable)[: TRAIN + TEST]
@@ -118,7 +123,7 @@ def pool(ratings: Ratings, cache: Path) -> Pool:
         return Pool(
             read.model, texts, Examples(jax.tree.map(jnp.asarray, packed), hidden, reference)
         )
-    states = examples(read.model, packed, LAYERS)
+    states = examples(read.model, packed, layers)
     cache.parent.mkdir(parents=True, exist_ok=True)
     np.savez(cache, tokens=packed.tokens, hidden=states.hidden, reference=states.reference)
     return Pool(read.model, texts, states)
@@ -168,7 +173,7 @@ def measure(
         contender.loss,  # type: ignore[arg-type]
         contender.beta,
         contender.flip_rate,
-        layers=LAYERS,
+        layers=contender.layers,
         targets=TARGETS,
     )
     task = make_task(with_adapters(source.model, learning, seed), learning, train, test, held)
@@ -200,11 +205,16 @@ def main(settings: Study) -> None:
     """Measure what is missing, and write the page."""
     runs = {Key(f"swap {swap:g}", c.name, seed): (swap, c, seed) for swap, c, seed in wanted()}
     ratings = read_ratings(settings.archive, "movies")
-    source = pool(ratings, settings.cache)
     results = Results(settings.out / "runs.jsonl")
-    one = functools.partial(measure, source, ratings, runs)
-    found = measure_missing(results, runs, one, settings.minutes)
-    write_page(found, len(runs), settings.out)
+    deadline = time.monotonic() + 60 * settings.minutes
+    for layers in dict.fromkeys(c.layers for _, c, _ in runs.values()):
+        keys = [key for key, (_, c, _) in runs.items() if c.layers == layers]
+        if time.monotonic() > deadline or results.read().keys() >= set(keys):
+            continue
+        source = pool(ratings, settings.cache, layers)
+        one = functools.partial(measure, source, ratings, runs)
+        measure_missing(results, keys, one, (deadline - time.monotonic()) / 60)
+    write_page(results.read(), len(runs), settings.out)
 
 
 if __name__ == "__main__":

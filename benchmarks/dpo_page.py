@@ -280,9 +280,10 @@ _PAGE = """\
 learns by DPO whether the writer of a film review liked the film: " liked" against " hated", one
 token each, behind one prompt. There are 1,000 pairs to learn from, labelled by one human each,
 with a share of the labels swapped on top, and 300 others to measure on, labelled by the mean of
-all humans. LoRA of rank 8 on q, k, v and o of the LAST block only, 400 steps of 16 pairs (6.4
-epochs). The standard error of one accuracy is about 0.027. A run takes about 75 s with AdamW, 80 s
-with the gate by unit and 120 s by kernel, on one core that was not always free.
+all humans. LoRA of rank 8 on q, k, v and o of the last block (of the last four where a row says
+`layers=4`), 400 steps of 16 pairs (6.4 epochs). The standard error of one accuracy is about 0.027.
+A run takes about 75 s with AdamW, 80 s with the gate by unit and 120 s by kernel, on one core that
+was not always free; with four blocks it takes about four times as long.
 
 ## The last step
 
@@ -342,5 +343,5 @@ half of the steps on. Parts with one seed are hints.
 {every}
 
 {missing} of the {wanted} runs of `benchmarks/dpo.py` have not been measured yet. Replies of several
-tokens, adapters in more than the last block and full fine-tuning are not among them.
+tokens, adapters in more than four blocks and full fine-tuning are not among them.
 """
