@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import numbers, page, words
-from comparison.choice import CONTENDERS, error_of, name_of, values_of
+from comparison.choice import CONTENDERS, edges_of, error_of, name_of, values_of
 from comparison.contenders import (
     GRID,
     SINGLE,
     THRESHOLDS,
     TWIN_GRID,
+    WIDE_GRID,
     changed,
     hidden_kernels,
     scale_by_echo,
@@ -59,6 +60,51 @@ def test_a_hold_out_chooses_settings_and_step_and_is_retrained_at_the_same_step(
     assert values["AdamW, retrained"][0] == 4.4
     assert values["AdamW, oracle"][0] == 0.05
     assert values["AdamW, best last"][0] == 0.05
+
+
+def test_stronger_hold_outs_by_hand():
+    # One rough evaluation has the least loss. Smoothed, the third step of settings 2 has it.
+    rough = runs(
+        "AdamW held out",
+        lambda i: kept_out(
+            [0.9, 0.8, 0.3 + i, 0.7],
+            [5.0, 0.1 if i == 1 else 5.0, *([1.0, 1.0] * (i == 2) or [5.0, 5.0])],
+        ),
+    )
+    assert values_of(rough)["AdamW, hold-out"][0] == 0.8
+    assert values_of(rough)["AdamW, smoothed hold-out"][0] == 0.7
+    assert "AdamW, wide grid, hold-out" not in values_of(rough)
+    more = {Key("AdamW held out", name_of(h), 0): kept_out([0.25], [0.01]) for h in WIDE_GRID}
+    assert values_of(more | rough)["AdamW, wide grid, hold-out"][0] == 0.25
+    assert values_of(more | rough)["AdamW, hold-out"][0] == 0.8
+    # The least loss is at an earlier step of settings 3, and at the last step of settings 4.
+    falling = runs(
+        "cosine held out",
+        lambda i: kept_out([0.1 * i, 0.2 * i], [1.0 if i == 3 else 4.0, 2.0 if i == 4 else 3.0]),
+    )
+    assert values_of(falling)["cosine, hold-out"][0] == pytest.approx(0.3)
+    assert values_of(falling)["cosine, last by hold-out"][0] == pytest.approx(0.8)
+
+
+def test_how_often_the_edge_of_the_grid_is_chosen():
+    def chosen(best):
+        return runs("AdamW held out", lambda i: kept_out([0.5], [1.0 if i == best else 2.0]))
+
+    assert [name_of(GRID[i]) for i in (1, 2, 6)] == [
+        "learning_rate 0.0001 weight_decay 1",
+        "learning_rate 0.0001 weight_decay 10",
+        "learning_rate 0.003 weight_decay 0",
+    ]
+    assert edges_of([chosen(1), chosen(2), chosen(6)]) == (2, 3)
+    assert edges_of([{}]) == (0, 0)
+
+
+def test_rows_of_one_data_set_count_once():
+    logs = {"digits-40": [0.1, 0.3], "cnn-0": [0.4], "table": [0.0], "table-50": [1.0]}
+    found = numbers.by_data_set(logs)
+    assert found["digits"] == pytest.approx([0.2, 0.4])
+    assert found["table"] == pytest.approx([0.0, 1.0])
+    assert numbers.interval(found)[0] == pytest.approx(math.exp(0.4))
 
 
 def test_a_contender_that_lacks_a_run_is_left_out():
@@ -129,7 +175,7 @@ def test_one_or_two_rows_have_no_interval():
     assert math.isnan(high)
     assert words.place((mean, low, high)) == "too few rows to tell"
     assert words.place((0.9, 0.8, 0.95)) == "ahead"
-    assert words.place((0.9, 0.8, 1.01)) == "not told apart"
+    assert words.place((0.9, 0.8, 1.01)) == "no clear difference"
 
 
 def test_regrets_and_ratios_by_hand():
@@ -260,9 +306,10 @@ def test_the_pages_are_those_of_the_runs():
     values = page.errors(found)
     scales = page.errors(page.read(root / page.OUT, POINTS))
     written = root / page.OUT
-    seconds = seconds_of({row: found[row] for row in page.counted(values)})
+    counted = {row: found[row] for row in page.counted(values)}
+    seconds, edges = seconds_of(counted), edges_of(counted.values())
     ruled = page.read(root / page.OUT, RULED)
-    assert (written / "README.md").read_text() == page.page(values, seconds, scales, ruled)
+    assert (written / "README.md").read_text() == page.page(values, seconds, scales, ruled, edges)
     assert (written / "rows.md").read_text() == page.rows_page(values)
     readme = (root / "README.md").read_text()
     assert page.first_table(values) in readme

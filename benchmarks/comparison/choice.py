@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from comparison.contenders import GRID, PEERS, THRESHOLDS, TUNED, TWIN_GRID
+from comparison.contenders import GRID, HELD_OUT, THRESHOLDS, TUNED, TWIN_GRID, WIDE_GRID
 from snrgate.lab.training.results import Key, Result
 
 __all__ = [
     "CONTENDERS",
     "Contender",
     "MissingRunError",
+    "edges_of",
     "end_of",
     "error_of",
     "name_of",
@@ -125,9 +126,37 @@ def _mixed_by_twin(parts: Parts) -> float:
     return _least_risk({**adamw, **runs_of(parts, "kernels with twin", THRESHOLDS[1:3])})
 
 
-def _held_out(part: str, seen: str = "held", metric: str = "metric") -> Callable[[Parts], float]:
+def _held_out(
+    part: str,
+    seen: str = "held",
+    metric: str = "metric",
+    wanted: Sequence[Mapping[str, float]] | None = None,
+) -> Callable[[Parts], float]:
     """What the hold-out chooses, as it is: trained on nine tenths of the examples."""
-    return lambda parts: least(points(runs_of(parts, part, _grid(part)), seen, metric)).metric
+    grid = _grid(part) if wanted is None else wanted
+    return lambda parts: least(points(runs_of(parts, part, grid), seen, metric)).metric
+
+
+def _last_held_out(part: str) -> Callable[[Parts], float]:
+    """The last step of the settings whose last step has the least loss on the hold-out."""
+
+    def choose(parts: Parts) -> float:
+        runs = runs_of(parts, part, _grid(part))
+        ends = [found[-1] for name in runs if (found := points({name: runs[name]}, "held"))]
+        return least(ends).metric
+
+    return choose
+
+
+def _smoothed(parts: Parts) -> float:
+    """What the hold-out chooses by the mean of its loss over three evaluations."""
+    found = []
+    for name, run in runs_of(parts, "AdamW held out").items():
+        of_run = points({name: run}, "held")
+        for i, point in enumerate(of_run):
+            near = [p.seen for p in of_run[max(i - 1, 0) : i + 2]]
+            found.append(point._replace(seen=math.fsum(near) / len(near)))
+    return least(found).metric
 
 
 def _by_accuracy(part: str) -> Callable[[Parts], float]:
@@ -144,8 +173,7 @@ def _by_accuracy(part: str) -> Callable[[Parts], float]:
 
 
 def _grid(part: str) -> Sequence[Mapping[str, float]]:
-    peer = part.removesuffix(" held out")
-    return PEERS[peer][2] if peer in PEERS else GRID
+    return HELD_OUT[part.removesuffix(" held out")][2]
 
 
 def _retrained(part: str) -> Callable[[Parts], float]:
@@ -210,7 +238,7 @@ CONTENDERS: dict[str, Contender] = {
     "gate": Contender(
         _last("kernels with twin", "z 1 weight_decay 0"),
         1,
-        "rows and columns, not tuned, last step",
+        '`block="kronecker"`, not tuned, last step',
     ),
     "gate, z by twin": Contender(
         _by_twin("kernels with twin", THRESHOLDS), 9, "its twin chooses z and the step"
@@ -225,6 +253,22 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "AdamW, hold-out by accuracy": Contender(
         _by_accuracy("AdamW held out"), 9, "labels: its share of wrong answers chooses"
+    ),
+    "AdamW, smoothed hold-out": Contender(
+        _smoothed, 9, "the mean of the held-out loss over three evaluations chooses"
+    ),
+    "AdamW, wide grid, hold-out": Contender(
+        _held_out("AdamW held out", wanted=WIDE_GRID),
+        16,
+        "a rate of 1e-2 and a decay of 30 besides",
+    ),
+    "cosine, hold-out": Contender(
+        _held_out("cosine held out"), 9, "AdamW whose rate falls to zero, by hold-out"
+    ),
+    "cosine, last by hold-out": Contender(
+        _last_held_out("cosine held out"),
+        9,
+        "the same, kept at its last step; the hold-out chooses the settings alone",
     ),
     "AdamW, retrained": Contender(
         _retrained("AdamW held out"), 10, "the same choice, trained on all examples"
@@ -266,15 +310,20 @@ CONTENDERS: dict[str, Contender] = {
         "untuned AdamW, stopped where the changes of its answers have their first minimum",
     ),
     "evidence-based": Contender(
-        _first("evidence", lambda found, i: found[i].seen > 0), 1, "untuned AdamW, so stopped"
+        _first("evidence", lambda found, i: found[i].seen > 0),
+        1,
+        "untuned AdamW, stopped by the evidence-based criterion",
     ),
     "gradients": Contender(
         _by_gradients, 1, "untuned AdamW, stopped by the risk from leave-one-out gradients"
     ),
-    "gate, not told": Contender(
-        _last("single", "gate, not told"),
+    "gate, size unknown": Contender(
+        _last("single", "gate, size unknown"),
         1,
         "the gate without the number of examples",
+    ),
+    "gate, cosine": Contender(
+        _last("single", "gate, cosine"), 1, "the gate with a rate that falls to zero, last step"
     ),
     "gate per unit": Contender(_last("single", "gate per unit"), 1, "not tuned, last step"),
     "paper's gate": Contender(
@@ -286,7 +335,9 @@ CONTENDERS: dict[str, Contender] = {
     "mean": Contender(_last("single", "mean"), 1, "a tensor's gates all at their mean"),
     "own basis alone": Contender(_last("single", "own basis alone"), 1, "one basis of the two"),
     "eigenvectors alone": Contender(_last("single", "eigenvectors alone"), 1, "the other basis"),
-    "without doubt": Contender(_last("single", "without doubt"), 1, "no degrees of freedom"),
+    "without doubt": Contender(
+        _last("single", "without doubt"), 1, "no correction for the degrees of freedom of the noise"
+    ),
     "linear": Contender(
         _last("references", "linear"), 0, "`LassoCV`, or a logistic regression; three folds"
     ),
@@ -324,6 +375,30 @@ def values_of(found: Mapping[Key, Result]) -> dict[str, dict[int, float]]:
             metric = next(iter(found.values()))["metric"]
             values.setdefault(name, {})[seed] = error_of(metric, value)
     return values
+
+
+def edges_of(found: Iterable[Mapping[Key, Result]]) -> tuple[int, int]:
+    """How often the hold-out of AdamW chooses its highest rate or decay, and how often it chooses.
+
+    Args:
+        found: the runs of each row.
+    """
+    highest = {f"{name} {max(h[name] for h in GRID):g}" for name in GRID[0]}
+    at_edge = chosen = 0
+    for runs in found:
+        for seed in {key.seed for key in runs}:
+            of_seed = {
+                key.name: run
+                for key, run in runs.items()
+                if key.part == "AdamW held out" and key.seed == seed
+            }
+            try:
+                name = least(points(runs_of({"": of_seed}, ""), "held")).name
+            except MissingRunError:
+                continue
+            chosen += 1
+            at_edge += any(edge in name for edge in highest)
+    return at_edge, chosen
 
 
 def error_of(metric: str, value: float) -> float:

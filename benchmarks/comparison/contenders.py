@@ -20,7 +20,7 @@ import optax
 from snrgate import kronecker
 from snrgate.gate import soft
 from snrgate.kernel import Kernel
-from snrgate.lab.study.peers import FiniteAlgorithm1, Sam
+from snrgate.lab.study.peers import CosineAdamW, CosineGated, FiniteAlgorithm1, Sam
 from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.loop import mean_gradient
 from snrgate.lab.training.optimizers import AdamW, Built, Gated, Soap
@@ -33,6 +33,7 @@ __all__ = [
     "STRICT",
     "THRESHOLDS",
     "TWIN_GRID",
+    "WIDE_GRID",
     "changed",
 ]
 
@@ -40,6 +41,11 @@ RATES, DECAYS = (1e-4, 5e-4, 3e-3), (0.0, 1.0, 10.0)
 """What the study's tuning has chosen for AdamW lies between these."""
 GRID = [{"learning_rate": r, "weight_decay": d} for r, d in itertools.product(RATES, DECAYS)]
 """The nine settings of every ordinary optimizer."""
+WIDE_GRID = [
+    {"learning_rate": r, "weight_decay": d}
+    for r, d in itertools.product((*RATES, 1e-2), (*DECAYS, 30.0))
+]
+"""Sixteen settings: a higher rate and a stronger decay besides."""
 TWIN_GRID = [{"learning_rate": r, "weight_decay": d} for r in (5e-4, 3e-3) for d in (0.0, 10.0)]
 """The four settings of AdamW that a twin chooses among: with their twins and the law, nine runs."""
 THRESHOLDS = [{"z": z, "weight_decay": 0.0} for z in (0.5, 0.7, 1.0, 1.2)]
@@ -192,14 +198,14 @@ KERNELS = Gated(1e-3, block="kronecker", fitted=0.0)
 TOLD: dict[str, AdamW] = {
     "AdamW": AdamW(1e-3),
     "gate": KERNELS,
-    "gate, not told": dataclasses.replace(KERNELS, finite=False),
+    "gate, size unknown": dataclasses.replace(KERNELS, finite=False),
     "gate per unit": Gated(1e-3),
-    "gate per unit, not told": Gated(1e-3, finite=False),
+    "gate per unit, size unknown": Gated(1e-3, finite=False),
 }
 """Runs on equations and rules, where the number of examples may mislead the gate."""
 SINGLE: dict[str, AdamW] = {
     "AdamW": AdamW(1e-3),
-    "gate, not told": TOLD["gate, not told"],
+    "gate, size unknown": TOLD["gate, size unknown"],
     "gate per unit": Gated(1e-3),
     "paper's gate": FiniteAlgorithm1(1e-3),
     "SOAP, gated": Soap(1e-3),
@@ -209,8 +215,11 @@ SINGLE: dict[str, AdamW] = {
     "own basis alone": KERNELS,
     "eigenvectors alone": KERNELS,
     "without doubt": KERNELS,
+    "gate, cosine": CosineGated(1e-3, block="kronecker", fitted=0.0),
 }
 """Runs that nobody tunes: a learning rate of 1e-3, no decay, the last step."""
+SCHEDULED = {"cosine": (CosineAdamW(), "plain", GRID)}
+"""AdamW whose rate falls to zero, which a hold-out tunes."""
 PEERS: dict[str, tuple[AdamW, str, list[dict[str, float]]]] = {
     "SAM": (Sam(), "plain", GRID),
     "GCE": (AdamW(), "gce", GRID),
@@ -222,6 +231,8 @@ PEERS: dict[str, tuple[AdamW, str, list[dict[str, float]]]] = {
     ),
 }
 """Optimizer, loss and the nine settings of each peer that a hold-out tunes."""
+HELD_OUT = {"AdamW": (AdamW(), "plain", GRID), **SCHEDULED, **PEERS}
+"""Everything that a hold-out tunes."""
 
 
 def changed(name: str) -> ExitStack:

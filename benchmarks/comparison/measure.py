@@ -18,6 +18,7 @@ from missing import measure_missing
 from comparison.choice import name_of
 from comparison.contenders import (
     GRID,
+    HELD_OUT,
     KERNELS,
     PEERS,
     SINGLE,
@@ -26,6 +27,7 @@ from comparison.contenders import (
     TOLD,
     TUNED,
     TWIN_GRID,
+    WIDE_GRID,
     changed,
     hidden_kernels,
 )
@@ -41,7 +43,7 @@ from comparison.runs import (
 from comparison.scales import POINTS
 from snrgate import risk
 from snrgate.lab.errors import InputError
-from snrgate.lab.study.peers import FiniteAlgorithm1
+from snrgate.lab.study.peers import CosineAdamW, FiniteAlgorithm1
 from snrgate.lab.tasks.task import Supervised, Task
 from snrgate.lab.training.optimizers import AdamW
 from snrgate.lab.training.results import Key, Result, Results
@@ -50,7 +52,7 @@ from snrgate.lab.training.twin import twin_of
 
 EVERY = ROWS | RULED | POINTS
 """All rows, those without a hold-out, and those of the curves, by the names of their files."""
-PARTS = ("decide", "single", "stops", "folds", "references", "peers")
+PARTS = ("decide", "schedules", "single", "stops", "folds", "references", "peers")
 FOLDS = 5
 
 
@@ -63,8 +65,9 @@ class Comparison:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the data, the weights and the batches."""
     parts: tuple[str, ...] = PARTS
-    """What is measured: the contenders that decide, those that nobody tunes, rules that stop one
-    run of AdamW, five-fold cross-validation, other methods (both on tables) and other optimizers.
+    """What is measured: the contenders that decide, schedules and a wider grid, those that nobody
+    tunes, rules that stop one run of AdamW, five-fold cross-validation, other methods (both on
+    tables) and other optimizers.
     """
     minutes: float = 1e9
     """Time after which no further run begins."""
@@ -83,6 +86,10 @@ def wanted(row: str, seed: int, parts: tuple[str, ...]) -> Iterator[Key]:
         yield from (Key("AdamW", name_of(h), seed) for h in GRID)
         yield from (Key("AdamW held out", name_of(h), seed) for h in GRID)
         yield from (Key("AdamW with twin", name_of(h), seed) for h in TWIN_GRID)
+    if "schedules" in parts:
+        yield from (Key("cosine held out", name_of(h), seed) for h in GRID)
+        yield from (Key("AdamW held out", name_of(h), seed) for h in WIDE_GRID)
+        yield Key("single", "gate, cosine", seed)
     if "single" in parts:
         yield from (Key("single", name, seed) for name in SINGLE)
     if "stops" in parts:
@@ -180,12 +187,8 @@ class Runner:
             ]
         if part.endswith("with twin"):
             return self._with_twin(AdamW() if part.startswith("AdamW") else KERNELS, hyper, seed)
-        kind, loss = (
-            (AdamW(), "plain")
-            if part == "AdamW held out"
-            else PEERS[part.removesuffix(" held out")][:2]
-        )
-        return self._held_out(kind, loss, hyper, seed, 10, 0)
+        kind, loss, _ = HELD_OUT[part.removesuffix(" held out")]
+        return self._held_out(self._of_row(kind), loss, hyper, seed, 10, 0)
 
     def _plain(
         self, kind: AdamW, hyper: Mapping[str, float], seed: int, patch: str = ""
@@ -256,10 +259,15 @@ class Runner:
         return found
 
     def _single(self, name: str, seed: int) -> list[dict[str, float]]:
-        kind = SINGLE[name]
+        return self._plain(self._of_row(SINGLE[name]), {}, seed, name)
+
+    def _of_row(self, kind: AdamW) -> AdamW:
+        """An optimizer that is told the batch or the number of steps of the row."""
         if isinstance(kind, FiniteAlgorithm1):
-            kind = dataclasses.replace(kind, batch_size=self.base.batch_size)
-        return self._plain(kind, {}, seed, name)
+            return dataclasses.replace(kind, batch_size=self.base.batch_size)
+        if isinstance(kind, CosineAdamW):
+            return dataclasses.replace(kind, decay_steps=self.base.steps)
+        return kind
 
     def _law(self, seed: int) -> Any:
         """The law of the labels, from a gated run with a strict threshold; none for numbers."""

@@ -8,7 +8,7 @@ from scipy.stats import t as student
 
 from comparison.rows import ROWS
 
-__all__ = ["Values", "interval", "interval_of", "ratios", "regrets", "shared"]
+__all__ = ["Values", "by_data_set", "interval", "interval_of", "ratios", "regrets", "shared"]
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 """The error by row, contender and seed."""
@@ -48,6 +48,19 @@ def ratios(values: Values, name: str, other: str, kind: str = "") -> dict[str, l
 
 def _counted(error: float) -> float:
     return DIVERGED if error == math.inf else error or NONE
+
+
+def by_data_set(logs: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """The means of rows, by the data set that they are made of.
+
+    Args:
+        logs: logarithms of ratios, by row.
+    """
+    found: dict[str, list[float]] = {}
+    for row, of_row in logs.items():
+        first = row.partition("-")[0]
+        found.setdefault({"cnn": "digits"}.get(first, first), []).append(statistics.fmean(of_row))
+    return found
 
 
 def interval(logs: Mapping[str, Sequence[float]]) -> tuple[float, float, float]:

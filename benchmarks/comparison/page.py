@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from comparison.choice import CONTENDERS, end_of, values_of
+from comparison.choice import CONTENDERS, edges_of, end_of, values_of
 from comparison.contenders import TOLD
 from comparison.figures import DECIDING, curves, figure, measured_curves
 from comparison.numbers import Values, interval, interval_of, ratios, regrets, shared
@@ -44,10 +44,18 @@ HONEST = (
 )
 """Contenders that no clean data has touched, which are ranked on every row."""
 BESIDE = ("AdamW, oracle", "AdamW, best last", "averaged, hold-out", "gate, z by twin")
-SINGLE = ("gate", "gate, not told", "gate per unit", "paper's gate", "SOAP, gated", "SOAP")
+SINGLE = ("gate", "gate, size unknown", "gate per unit", "paper's gate", "SOAP, gated", "SOAP")
 CONTROLS = ("shuffled", "mean", "own basis alone", "eigenvectors alone", "without doubt")
 PEERS = ("SAM, hold-out", "GCE, hold-out", "ELR, hold-out", "EchoMuon, hold-out")
 REFERENCES = ("network", "linear", "elastic net", "forest", "boosting")
+STRONGER = (
+    "cosine, hold-out",
+    "cosine, last by hold-out",
+    "AdamW, smoothed hold-out",
+    "AdamW, wide grid, hold-out",
+    "gate, cosine",
+    "gate",
+)
 STOPS = ("AdamW, not tuned", "Label Wave", "evidence-based", "gradients")
 FIRST = {
     "digits-40": "digits, 40 % wrong labels",
@@ -61,7 +69,7 @@ series, and a noisy and a clean table."""
 FIRST_COLUMNS = {
     "AdamW, hold-out": "AdamW, hold-out",
     "retrained": "AdamW, retrained",
-    "**gate**": "gate",
+    "gate": "gate",
     "gate, twin": "gate, tuned by twin",
     "AdamW, oracle": "AdamW, oracle",
 }
@@ -140,6 +148,7 @@ def page(
     seconds: Mapping[str, float],
     scales: Values,
     ruled: Mapping[str, Mapping[Key, Result]],
+    edges: tuple[int, int],
 ) -> str:
     """The page.
 
@@ -148,6 +157,7 @@ def page(
         seconds: of all runs of a contender, by name.
         scales: the errors of the points of the curves.
         ruled: the runs on equations and rules.
+        edges: how often the hold-out chose the highest rate or decay, and how often it chose.
     """
 
     def part(*names: str) -> str:
@@ -155,10 +165,11 @@ def page(
 
     measured, values = values, counted(values)
     few = [ROWS[row].title for row in measured if row not in values]
+    unmeasured = [row.title for name, row in ROWS.items() if name not in measured]
     others = [n for n in CONTENDERS if n not in ("AdamW, hold-out", *CONTROLS)]
     said = {
-        "One gated run that nobody tunes": "gate",
-        "The gate with the settings and step of its twin": "gate, tuned by twin",
+        "one gated run that nobody tunes": "gate",
+        "the gate with the settings and step of its twin": "gate, tuned by twin",
         "AdamW with the settings and step of its twin": "AdamW, twin",
     }
     text = PAGE.format(
@@ -166,6 +177,7 @@ def page(
         advice=ADVICE.format(
             averaged=said_ratio(values, "averaged, hold-out"),
             retrained=said_ratio(values, "AdamW, retrained"),
+            cosine=said_ratio(values, "cosine, hold-out"),
             elr=said_ratio(values, "ELR, hold-out"),
             **placed(values, "gate", "AdamW, hold-out"),
             **{
@@ -175,6 +187,7 @@ def page(
         ),
         deciding=part(*DECIDING),
         summary="\n".join(summary(values, HONEST, seconds)),
+        stronger="\n".join(against(values, STRONGER, "AdamW, hold-out")),
         against="\n".join(against(values, others, "AdamW, hold-out")),
         beside=part(*BESIDE),
         single=part(*SINGLE),
@@ -183,9 +196,11 @@ def page(
         stops="\n".join(_where_there(values, STOPS)),
         references="\n".join(_where_there(values, REFERENCES)),
         folds=part("AdamW, folds", "AdamW, twin", "AdamW, retrained", "AdamW, hold-out"),
-        objections=objections(values, seconds),
+        objections=objections(values, seconds, scales, edges),
         told="\n".join(told(ruled)),
         few="; ".join(few) or "none",
+        least=LEAST_SEEDS,
+        unmeasured="; ".join(unmeasured) or "none",
         not_measured=_not_measured(scales),
         scales_seeds=max((len(s) for v in scales.values() for s in v.values()), default=0),
         contenders="\n".join(
@@ -197,18 +212,18 @@ def page(
 
 def wrapped(text: str) -> str:
     """The text with lines of at most 100 characters, but for tables and pictures."""
-    return "\n".join(
-        line
-        if len(line) <= _WIDTH or line.startswith(("|", "!"))
-        else textwrap.fill(
-            line,
-            _WIDTH,
-            subsequent_indent="  " * line.startswith("- "),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for line in text.split("\n")
-    )
+    return "\n\n".join(map(_filled, text.split("\n\n"))) + "\n" * text.endswith("\n")
+
+
+def _filled(block: str) -> str:
+    """A paragraph or a list with lines of at most 100 characters."""
+    if block.startswith(("|", "!", "#")):
+        return block
+    items = ("\n" + block.strip()).split("\n- ")
+    fill = textwrap.TextWrapper(_WIDTH, break_long_words=False, break_on_hyphens=False)
+    lines = [fill.fill(items[0].strip())] if items[0] else []
+    fill.initial_indent, fill.subsequent_indent = "- ", "  "
+    return "\n".join(lines + [fill.fill(item) for item in items[1:]])
 
 
 def _runs_said(runs: int) -> str:
@@ -228,7 +243,7 @@ def placed(values: Values, name: str, other: str) -> dict[str, str]:
 
 
 def told(ruled: Mapping[str, Mapping[Key, Result]]) -> list[str]:
-    """The last step on equations and rules, told and not told the number of examples."""
+    """The last step on equations and rules, where the size of the data may mislead the gate."""
     lines = head(["row (seeds)", *TOLD], left=1)
     for row, runs in ruled.items():
         seeds = {key.seed for key in runs}
@@ -269,7 +284,7 @@ def first_table(values: Values) -> str:
             f"{statistics.median(values[row][name][s] for s in seeds):.3g}"
             for name in FIRST_COLUMNS.values()
         ]
-        lines.append(line([title, *cells[:2], f"**{cells[2]}**", *cells[3:]]))
+        lines.append(line([title, *cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -302,7 +317,8 @@ def main() -> None:
     values = errors(found)
     scales = errors(read(OUT, POINTS))
     seconds = seconds_of({row: found[row] for row in counted(values)})
-    (OUT / "README.md").write_text(page(values, seconds, scales, read(OUT, RULED)))
+    edges = edges_of(found[row] for row in counted(values))
+    (OUT / "README.md").write_text(page(values, seconds, scales, read(OUT, RULED), edges))
     (OUT / "rows.md").write_text(rows_page(values))
     figure(counted(values)).savefig(PICTURES / "regret.png", dpi=120)
     if measured_curves(scales):

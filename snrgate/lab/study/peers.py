@@ -196,9 +196,11 @@ class CosineAdamW(AdamW):
 
     def rate(self) -> optax.Schedule:
         """The learning rate by step."""
-        peak, warmup = self.learning_rate, self.learning_rate_warmup
-        start = peak / max(warmup, 1)
-        return optax.warmup_cosine_decay_schedule(start, peak, max(warmup - 1, 0), self.decay_steps)
+        warmup = self.learning_rate_warmup
+        shape = optax.warmup_cosine_decay_schedule(
+            1 / max(warmup, 1), 1.0, max(warmup - 1, 0), self.decay_steps
+        )
+        return lambda step: self.learning_rate * shape(step)  # the rate may be traced
 
 
 @dataclasses.dataclass(frozen=True)
