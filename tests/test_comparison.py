@@ -22,13 +22,14 @@ from comparison.contenders import (
 )
 from comparison.measure import EVERY, Runner, wanted
 from comparison.rows import ROWS, RULED, Arrays, row_of
-from comparison.runs import _generalised, without
+from comparison.runs import _generalised, _with_arguments, without
 from comparison.scales import POINTS
 from comparison.seconds import seconds_of
 
 from snrgate import gate, kronecker
 from snrgate.kernel import Kernel
 from snrgate.lab.errors import InputError
+from snrgate.lab.study.peers import CosineAdamW
 from snrgate.lab.tasks.photo import Photo
 from snrgate.lab.tasks.table import Table
 from snrgate.lab.training.results import Key, Results
@@ -220,6 +221,15 @@ def test_a_confident_error_has_a_finite_gradient():
     law = jax.nn.softmax(jnp.array([0.0, 1.0]))
     by_hand = (1 - float(law[0]) ** 0.7) / 0.7
     assert float(_generalised(jnp.array([0.0, 1.0]), 0)) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 0.1), (9, 1.0), (54.5, 0.5), (100, 0.0)])
+def test_a_cosine_falls_to_zero_from_a_rate_that_is_an_argument(step, share):
+    def rate(peak):
+        settings = CosineAdamW(decay_steps=100, learning_rate_warmup=10)
+        return _with_arguments(settings, {"learning_rate": peak}).rate()(step)
+
+    assert float(jax.jit(rate)(3e-3)) == pytest.approx(3e-3 * share, abs=1e-9)
 
 
 def test_the_hidden_kernels_are_those_between_input_and_output():
