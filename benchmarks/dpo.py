@@ -100,8 +100,9 @@ def wanted() -> list[tuple[float, Contender, int]]:
     runs += [(0.3, c, 0) for c in robust + wrong]
     runs += [(swap, c, s) for s in range(3) for swap in (0.0, 0.4, 0.15) for c in main[:3]]
     runs += [(0.3, c, s) for s in range(3) for c in low + robust + wrong]
-    deep = [c._replace(layers=4) for c in grid + main[:3]]
-    return runs + [(0.3, c, s) for s in range(3) for c in deep]
+    for group in (grid, main[:3]):
+        runs += [(0.3, c._replace(layers=4), s) for s in range(3) for c in group]
+    return runs
 
 
 def pool(ratings: Ratings, cache: Path, layers: int) -> Pool:

@@ -317,7 +317,8 @@ all contenders alike, so these are frontiers, and not what a user who does not s
 gets. Three seeds cannot carry these ratios: the row with 900 pairs is the same AdamW with a tenth
 of the pairs set aside, and it differs from AdamW on all pairs by more than the gates do. The runs
 go through phases in which nearly all replies are the same, and when they leave them differs from
-seed to seed. The grid of learning rates is 0.001 and 0.003 at beta 0.1, and 0.001 at beta 0.5.
+seed to seed. The grid of learning rates is 0.0003, 0.001 and 0.003 at beta 0.1,
+and 0.001 at beta 0.5.
 
 Least drift (nats a reply, log-ratio to the reference) at an accuracy of at least
 
