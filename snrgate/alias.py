@@ -211,7 +211,7 @@ def adam(
 
 
 def from_per_example(
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformation, *, block: Block = "parameter"
 ) -> optax.GradientTransformationExtraArgs:
     """Drive a gated optimizer by per-example gradients with a leading axis.
 
@@ -220,6 +220,8 @@ def from_per_example(
 
     Args:
         tx: a transformation with a gate in it, of the whole parameter tree.
+        block: what to sum the squared differences over, as in :func:`snrgate.value_and_moments`.
+            "parameter" serves every gate but "kronecker", which needs "kronecker" here too.
 
     Returns:
         A transformation whose ``update`` takes gradients of shape ``(b, *param.shape)`` and
@@ -246,7 +248,7 @@ def from_per_example(
         updates: PyTree, state: optax.OptState, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, optax.OptState]:
         size = _example_count(updates, params)
-        moments = moments_of_examples(updates, jnp.ones(size))
+        moments = moments_of_examples(updates, jnp.ones(size), block)
         return tx.update(
             moments.mean,
             state,

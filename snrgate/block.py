@@ -225,7 +225,7 @@ def summed(block: Block, path: str, shape: tuple[int, ...]) -> Axes | Sides:
 
     Returns:
         The sides of a kernel for the block "kronecker". Otherwise, and for tensors of fewer than
-        two axes, the axes that :func:`block_axes` pools.
+        two axes or of size 0, the axes that :func:`block_axes` pools.
 
     Example:
         >>> from snrgate.block import summed
@@ -233,5 +233,5 @@ def summed(block: Block, path: str, shape: tuple[int, ...]) -> Axes | Sides:
         (Sides(stack=(), rows=(0,), columns=(1,)), ())
     """
     if isinstance(block, str) and block == KRONECKER:
-        return default_sides(path, shape) or ()
+        return default_sides(path, shape) or () if math.prod(shape) else ()
     return block_axes(block, path, shape)

@@ -180,7 +180,7 @@ def read(block: Block, path: str, shape: tuple[int, ...]) -> Reading:
         return Kernel(path, shape, given)
     how = summed(block, path, shape)
     if isinstance(how, Sides):
-        return Kernel(path, shape, how) if math.prod(shape) else Pooled(path, shape, ())
+        return Kernel(path, shape, how)
     return Pooled(path, shape, how)
 
 

@@ -140,8 +140,8 @@ class Kernel(NamedTuple):
         if not isinstance(given, SideSums):
             raise ValueError(
                 f"sum_sq_diff_grads of {self.path!r} has shape {jnp.shape(given)}; a gate with "
-                "block='kronecker' needs the sums of both sides: give value_and_moments "
-                "block='kronecker' too"
+                "block='kronecker' needs the sums of both sides: give value_and_moments, or "
+                "from_per_example, block='kronecker' too"
             )
         if given.sides != self.sides:
             raise ValueError(

@@ -283,7 +283,7 @@ class Settings:
         """The share of the data set's noise that may not be fitted, squared."""
         fitted = self.fitted
         if fitted is None:
-            fitted = 0.0 if any(kernels) else _FITTED
+            fitted = 0.0 if self.looks or any(kernels) else _FITTED
         return jnp.square(1 - fitted)
 
 

@@ -392,6 +392,42 @@ def test_microbatches_inside_value_and_moments_are_the_way_out():
     chex.assert_trees_all_close(carry[0], train(tx)[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("block", ["unit", "kronecker", "tensor", "parameter"])
+def test_a_tensor_without_numbers_takes_a_step(block):
+    params = {"kernel": jnp.zeros((0, 3)), "w": jnp.ones((2, 3))}
+    grad_fn = snrgate.value_and_moments(lambda p, x: jnp.sum(p["w"] @ x), block=block)
+    _, moments = grad_fn(params, jnp.arange(12.0).reshape(4, 3))
+    tx = snrgate.adamw(1e-2, block=block)
+    updates, _ = tx.update(moments.mean, tx.init(params), params, **moments.extra_args())
+    assert updates["kernel"].shape == (0, 3)
+    assert np.all(np.isfinite(updates["w"]))
+
+
+def test_what_may_be_fitted_does_not_depend_on_the_other_parameters():
+    """A bias has the same update beside a kernel as alone, where nothing may be fitted."""
+    rng = np.random.default_rng(0)
+    grads = rng.normal(size=(20, 16, 5)).astype(np.float32)
+
+    def end(**settings):
+        tx = snrgate.adam(1e-2, block="kronecker", dataset_size=32, **settings)
+        params, total = {"bias": jnp.zeros(5)}, 0.0
+        state = tx.init(params)
+        for g in grads:
+            sums = {"bias": jnp.asarray(np.square(g - g.mean(0)).sum(0))}
+            updates, state = tx.update(
+                {"bias": jnp.asarray(g.mean(0))},
+                state,
+                params,
+                sum_sq_diff_grads=sums,
+                sample_size=16,
+            )
+            total += updates["bias"]
+        return total
+
+    np.testing.assert_array_equal(end(), end(fitted=0.0))
+    assert not np.array_equal(end(), end(fitted=0.2))
+
+
 def test_empty_and_odd_trees():
     tx = snrgate.adamw(1e-2)
     _, state = tx.update({}, tx.init({}), {})

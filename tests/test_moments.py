@@ -78,6 +78,48 @@ def test_padding_may_hold_anything(microbatch_size):
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
 
 
+@pytest.mark.parametrize("method", ["vmap", "factored"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_padding_may_hold_anything_where_a_convolution_mixes_examples(method, bad):
+    """XLA on CPU computes the gradients of a batched float64 convolution through zeros."""
+    rng = np.random.default_rng(0)
+
+    def loss(params, x):
+        kernel = params["kernel"][::-1, :, ::-1]
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jnp.sum(
+            jnp.tanh(
+                jax.lax.conv_general_dilated(x[None], kernel, (1, 1), "SAME", None, None, layout)
+            )
+        )
+
+    with jax.enable_x64(True):
+        params = {"kernel": jnp.asarray(rng.normal(size=(3, 3, 2, 2)))}
+        x = rng.normal(size=(6, 4, 4, 2))
+        weights = np.ones(6)
+        x[2], weights[2] = bad, 0
+        grad_fn = jax.jit(snrgate.value_and_moments(loss, method=method, block="parameter"))
+        got = grad_fn(params, jnp.asarray(x), weights=weights)
+        expected = grad_fn(params, jnp.delete(jnp.asarray(x), 2, axis=0))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_what_is_said_of_padding_is_what_was_given_where_it_is_finite():
+    grad_fn = snrgate.value_and_moments(lambda p, x: (jnp.sum(p * x), x), has_aux=True)
+    x, weights = jnp.array([[1.0, 2.0], [3.0, jnp.nan], [5.0, 6.0]]), jnp.array([1.0, 0.0, 0.0])
+    (_, seen), _ = grad_fn(jnp.ones(2), x, weights=weights)
+    np.testing.assert_array_equal(seen, [[1, 2], [3, 0], [5, 6]])
+
+
+def test_an_auxiliary_output_may_be_empty_in_microbatches():
+    grad_fn = snrgate.value_and_moments(
+        lambda p, x: (p @ x, x[:0]), has_aux=True, microbatch_size=np.int64(2)
+    )
+    (_, seen), _ = grad_fn(jnp.ones(3), jnp.ones((5, 3)))
+    assert seen.shape == (5, 0)
+
+
 @pytest.mark.parametrize("microbatch_size", [None, 4])
 def test_a_weight_is_a_number_of_repetitions(microbatch_size):
     params, batch = problem()

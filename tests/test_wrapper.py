@@ -175,6 +175,26 @@ def test_per_example_gradients_are_the_same_door():
     np.testing.assert_allclose(params["kernel"], direct[-1], rtol=1e-5)
 
 
+def test_per_example_gradients_drive_kernels_too():
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.normal(size=(4, 3))), "bias": jnp.zeros(3)}
+    batch = jnp.asarray(rng.normal(size=(8, 4)))
+
+    def loss(p, x):
+        return jnp.sum(jnp.square(jnp.tanh(x @ p["kernel"] + p["bias"]) - 1))
+
+    tx = snrgate.adamw(1e-2, block="kronecker", dataset_size=8)
+    _, moments = snrgate.value_and_moments(loss, block="kronecker")(params, batch)
+    expected, _ = tx.update(moments.mean, tx.init(params), params, **moments.extra_args())
+    each = jax.vmap(jax.grad(loss), (None, 0))(params, batch)
+    door = snrgate.from_per_example(tx, block="kronecker")
+    updates, _ = door.update(each, door.init(params), params)
+    for name in params:
+        np.testing.assert_allclose(updates[name], expected[name], rtol=1e-4, atol=1e-8)
+    with pytest.raises(ValueError, match="or from_per_example, block='kronecker' too"):
+        snrgate.from_per_example(tx).update(each, tx.init(params), params)
+
+
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_optax_aggregating_drives_the_gate(accumulation_steps):
     from optax.experimental import aggregating

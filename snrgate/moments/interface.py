@@ -40,7 +40,7 @@ def value_and_moments(
     *,
     method: str = "auto",
     block: Block = "unit",
-    microbatch_size: int | None = None,
+    microbatch_size: int | np.integer | None = None,
     axis_name: Any = None,
     has_aux: bool = False,
 ) -> Callable[..., tuple[Any, Moments]]:
@@ -119,6 +119,8 @@ def value_and_moments(
         size = _batch_size(batch)
         known = isinstance(size, int)
         compute = METHODS[method if known else "vmap"]
+        if weights is not None:
+            batch = _finite_padding(batch, weights)
         given = _each_once(size) if weights is None else weights
         params, weights = _vary_like((params, given), batch)
 
@@ -211,7 +213,8 @@ def _check_settings(method: Any, block: Any, microbatch_size: Any) -> None:
     if not callable(block) and not (isinstance(block, str) and block in names):
         raise ValueError(f"block={told(block)} is unknown; use one of {names} or a function")
     size = microbatch_size
-    if size is not None and (not isinstance(size, int) or size < 1):
+    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
+    if size is not None and not (whole and size >= 1):
         raise ValueError(f"microbatch_size={told(size)} must be a whole number of examples")
 
 
@@ -238,8 +241,24 @@ def _in_microbatches(
     zeros = jax.tree.map(lambda s: zeros_varying_like(s, chunk_weights), (shapes[0], shapes[2]))
     (loss_sum, moments), aux = jax.lax.scan(body, zeros, (chunks, chunk_weights))
     total = jnp.where(moments.sample_size > 0, moments.sample_size, 1)
-    aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], aux)
+    aux = jax.tree.map(lambda x: x.reshape(count * chunk, *x.shape[2:])[:size], aux)
     return loss_sum / total.astype(loss_sum.dtype), aux, moments
+
+
+def _finite_padding(batch: PyTree, weights: Float[Array, " b"]) -> PyTree:
+    """The batch with zeros for what is not finite in examples of weight 0.
+
+    XLA computes some operations that are batched over examples (convolutions in float64 on CPU)
+    as a product with zeros across examples, which a NaN of one of them survives.
+    """
+
+    def finite(x: ArrayLike) -> ArrayLike:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        ignored = jnp.expand_dims(weights == 0, range(1, jnp.ndim(x)))
+        return jnp.where(ignored & ~jnp.isfinite(x), 0, x)
+
+    return jax.tree.map(finite, batch)
 
 
 def _vary_like(tree: PyTree, batch: PyTree) -> PyTree:
