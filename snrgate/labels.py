@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -10,6 +11,7 @@ from snrgate.annotations import Float, Int
 __all__ = ["LabelQuality", "label_quality"]
 
 _ROUNDING = 1e-3  # by which the probabilities of an example may miss a sum of one
+_ROUNDINGS = 4  # by how many roundings of their type they may miss it besides
 
 
 class LabelQuality(NamedTuple):
@@ -69,15 +71,21 @@ def label_quality(outputs: ArrayLike, labels: ArrayLike, *, logits: bool = False
     Source: the score, Northcutt, Jiang & Chuang, "Confident Learning", 2021, and the package
     cleanlab.
     """
+    for name, array in (("outputs", outputs), ("labels", labels)):
+        if np.ma.is_masked(array):
+            raise ValueError(f"{name} are masked; leave the masked examples out, with their row")
     values, given = np.asarray(outputs), np.asarray(labels)
     _check(values, given)
+    eps = 0.0 if values.dtype.kind in "iu" else float(jnp.finfo(values.dtype).eps)
     values = values.astype(np.float64)
     if logits:
         shifted = values - values.max(1, keepdims=True)
         logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
         values = np.exp(logs)
     else:
-        _check_probabilities(values)
+        _check_probabilities(values, max(_ROUNDING, _ROUNDINGS * eps))
+        if _ROUNDINGS * eps > _ROUNDING:  # of 16 bits, whose sums others would not take for one
+            values = values / values.sum(1, keepdims=True)
         logs = values
     of_given = np.arange(len(given)), given
     return LabelQuality(
@@ -115,10 +123,10 @@ def _check(values: np.ndarray, given: np.ndarray) -> None:
     _refuse(~np.isfinite(values.astype(np.float64)).all(1), "has an output that is not finite")
 
 
-def _check_probabilities(values: np.ndarray) -> None:
+def _check_probabilities(values: np.ndarray, tolerance: float) -> None:
     way_out = "; give logits=True if the outputs are logits"
     _refuse((values < 0).any(1), "has a negative probability" + way_out)
-    wrong = np.abs(values.sum(1) - 1) > _ROUNDING
+    wrong = np.abs(values.sum(1) - 1) > tolerance
     _refuse(wrong, "has probabilities that do not sum to one" + way_out)
 
 

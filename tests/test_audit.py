@@ -119,6 +119,11 @@ GOOD = "size,kind,colour\n1,a,red\n2,b,blue\n3,a,red\n4,b,blue\n"
             "--ignore name",
         ),
         (GOOD.replace("b", "a"), "kind", "all labels are 'a'"),
+        (
+            'size,kind\n"1,5",a\n2,b\n"3,5",a\n4,b\n"1.234,5",a\n',
+            "kind",
+            "row 1, column 'size': '1,5' is a number with a comma",
+        ),
         ("x,kind\n" + "".join(f"{i},{i}\n" for i in range(9)), "kind", "9 different labels of 9"),
     ],
 )
@@ -153,12 +158,49 @@ def test_numbers_that_are_names_and_texts_and_holes(tmp_path):
         ({"x": np.ones((4, 2)), "y": np.ones((4, 2))}, "labels have one axis"),
         ({"x": np.ones((4, 2)), "z": np.ones(4)}, "no array 'y'; it has x, z"),
         ({"x": np.array([[1.0], [np.inf]]), "y": np.arange(2)}, r"row 2, column 'x\[0\]' is inf"),
+        ({"x": np.ones((4, 2)), "x[1]": np.ones(4), "y": np.arange(4)}, r"a column 'x\[1\]', and"),
     ],
 )
 def test_bad_arrays_are_named(tmp_path, arrays, says):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(InputError, match=says):
         read(tmp_path / "a.npz", Reading("y"))
+
+
+def test_numbers_that_are_names_in_arrays(tmp_path):
+    codes = np.arange(6) % 3
+    np.savez(tmp_path / "a.npz", code=codes, pair=np.stack([codes, codes], 1), y=np.arange(6) % 2)
+    found = read(tmp_path / "a.npz", Reading("y", categorical=("code", "pair")))
+    assert set(found.x.dtypes) == {np.dtype(object)}
+    assert found.x.columns.tolist() == ["code", "pair[0]", "pair[1]"]
+    assert read(tmp_path / "a.npz", Reading("y")).x.dtypes["code"].kind == "f"
+    with pytest.raises(InputError, match="no array 'cod'; it has"):
+        read(tmp_path / "a.npz", Reading("y", categorical=("cod",)))
+
+
+def test_an_option_is_not_passed_over(tmp_path):
+    (tmp_path / "a.tsv").write_text("size;kind\n1;a\n2;b\n")
+    assert read(tmp_path / "a.tsv", Reading("kind", separator=";")).x["size"].tolist() == [1, 2]
+    with pytest.raises(InputError, match="has pictures and no columns"):
+        read(tmp_path, Reading(None, ignore=("size",)))
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--out", "ranked.png"], "is the name of the picture; name the table.*ranked.csv"),
+        (["--out", "."], "out = . is a folder; name a file"),
+        (["--seed", "99999999999"], "must be below 2"),
+    ],
+)
+def test_settings_that_cannot_be_used(tmp_path, capsys, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text(GOOD)
+    assert run(tmp_path / "a.csv", "--label", "kind", *args) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(says, error)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_what_is_no_data_is_refused(tmp_path):
@@ -171,6 +213,12 @@ def test_what_is_no_data_is_refused(tmp_path):
             read(path, how)
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "a.npz").write_text("words")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.save(tmp_path / "one.npy", np.ones(3))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    for name in ("empty.npz", "one.npz"):
+        with pytest.raises(InputError, match="cannot be read as an npz file"):
+            read(tmp_path / name, Reading("b"))
     (tmp_path / "b.csv").write_bytes(b"a,b\n\xff\xfe,2\n")
     for name, says in (("a.txt", "none of"), ("a.npz", "be read"), ("b.csv", "be read")):
         with pytest.raises(InputError, match=says):

@@ -89,6 +89,12 @@ MALFORMED = {
     line(prompt=[SAY], chosen="a", rejected="b").strip(): "the prompt is a conversation",
     line(chosen=[SAY, {"role": "x"}], rejected=[SAY, BAD]).strip(): "has no role or no content",
     line(prompt="p", chosen="a", rejected="b", images=["x"]).strip(): "images cannot be used",
+    line(prompt="p", chosen="  ", rejected="b").strip(): "a reply is empty",
+    line(prompt="no such", chosen=[SAY, GOOD], rejected=[SAY, BAD]).strip(): "do not hold; give",
+    line(prompt="why", chosen=[GOOD, SAY, GOOD], rejected=[GOOD, SAY, BAD]).strip(): "do not hold",
+    line(prompt="p", chosen=[GOOD], rejected=[BAD]).strip(): "do not hold",
+    line(prompt="p", chosen="\ud800", rejected="b").strip(): "chosen holds half a character",
+    line(chosen=[SAY, GOOD | {"tool_calls": [1]}], rejected=[SAY, BAD]).strip(): "tool_calls in a",
 }
 
 

@@ -139,6 +139,9 @@ def test_a_weight_is_a_number_of_equal_rows(kind, n):
     # Weights that sum to one are not one example.
     shares = kind(**QUICK).fit(x, y, sample_weight=np.full(n, 1 / n))
     np.testing.assert_allclose(shares._outputs(x), plain._outputs(x), atol=1e-3)
+    # Nor are weights whose squares are too small for a number.
+    tiny = kind(**QUICK).fit(x, y, sample_weight=np.full(n, 1e-170))
+    np.testing.assert_array_equal(tiny._outputs(x), plain._outputs(x))
 
 
 def test_equal_rows_are_merged_whatever_their_order():
@@ -239,6 +242,26 @@ def test_cleanlab_takes_a_classifier():
 def test_settings_out_of_range_are_refused_by_name(settings, says):
     with pytest.raises(ValueError, match=says):
         GatedClassifier(**settings).fit([[0.0], [1.0]], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        ([1, "1", None] * 4, "column 'e' holds values of the types int, str"),
+        ([[1]] * 12, "column 'e' holds values of the types list"),
+    ],
+)
+def test_a_column_that_has_no_categories_is_named(column, says):
+    table = pd.DataFrame({"a": np.arange(12.0), "e": pd.Series(column, dtype=object)})
+    with pytest.raises(ValueError, match=says):
+        GatedClassifier(**QUICK).fit(table, np.arange(12) % 2)
+
+
+@pytest.mark.parametrize("dtype", ["string", "object"])
+def test_a_missing_label_is_named(dtype):
+    labels = pd.Series(["u", "v", None, "u"] * 3, dtype=dtype)
+    with pytest.raises(ValueError, match="y has no label in row 2"):
+        GatedClassifier(**QUICK).fit(np.arange(12.0)[:, None], labels)
 
 
 def test_nothing_to_learn_is_no_fault():

@@ -1,5 +1,6 @@
 """The quality of labels, against cleanlab's own scores and against formulas in high precision."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -74,6 +75,27 @@ GOOD = [[0.9, 0.1], [0.3, 0.7], [0.5, 0.5]]
 def test_what_cannot_be_ranked_is_refused_by_name(outputs, labels, error, says):
     with pytest.raises(error, match=says):
         snrgate.label_quality(outputs, labels)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_probabilities_of_16_bits_are_probabilities(dtype):
+    logits = jnp.asarray(3 * np.random.default_rng(0).normal(size=(50, 100)), dtype)
+    probabilities, labels = jax.nn.softmax(logits), np.arange(50)
+    found = snrgate.label_quality(probabilities, labels)
+    exact = snrgate.label_quality(logits, labels, logits=True)
+    np.testing.assert_allclose(found.scores, exact.scores, rtol=0.05, atol=1e-6)
+    np.testing.assert_allclose(found.probabilities.sum(1), 1, rtol=1e-12)
+    with pytest.raises(ValueError, match="sum to one"):
+        snrgate.label_quality(probabilities * 0.9, labels)
+
+
+def test_masked_examples_are_not_ranked():
+    mask = np.ma.array([1, 0], mask=[0, 1])
+    with pytest.raises(ValueError, match="labels are masked; leave"):
+        snrgate.label_quality(GOOD[:2], mask)
+    with pytest.raises(ValueError, match="outputs are masked; leave"):
+        snrgate.label_quality(np.ma.array(GOOD, mask=np.eye(3, 2)), [0, 1, 1])
+    assert snrgate.label_quality(GOOD[:2], np.ma.array([1, 0])).scores.shape == (2,)
 
 
 @pytest.mark.filterwarnings("ignore")

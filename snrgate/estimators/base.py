@@ -121,8 +121,10 @@ class Gated(BaseEstimator):
         rows, weights = merge(np.hstack([columns, targets])[used], weights[used])
         # A weight says how often an example counts. Weights that are too small for that, as those
         # that sum to one, count as much as their effective number (Kish).
-        effective = weights.sum() ** 2 / np.square(weights).sum()
-        weights *= max(1.0, effective / weights.sum())
+        shares = weights / weights.max()  # their squares may be too small for a number
+        effective = shares.sum() ** 2 / np.square(shares).sum()
+        if effective > weights.sum():
+            weights = shares * (effective / shares.sum())
         width = columns.shape[1]
         return rows[:, :width], rows[:, width:], weights
 

@@ -158,6 +158,11 @@ class GatedClassifier(ClassifierMixin, Gated):
             raise ValueError(
                 "This GatedClassifier estimator requires y to be passed, but the target y is None."
             )
+        if hasattr(y, "isna") and (missing := np.asarray(y.isna())).any():
+            row = int(missing.reshape(len(missing), -1).any(1).argmax())
+            raise ValueError(
+                f"y has no label in row {row} (counted from 0): it is NaN or NA; leave the row out"
+            )
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         check_consistent_length(x, y)

@@ -37,7 +37,11 @@ class Encoder:
             handle_unknown="ignore", max_categories=_CATEGORIES, sparse_output=False
         )
         if self.categorical.any():
-            self.encoder.fit(self._categories(x))
+            categories = self._categories(x)
+            names = np.array(self.names, object)[self.categorical]
+            for name, column in zip(names, categories.T, strict=True):
+                _check_comparable(name, column)
+            self.encoder.fit(categories)
 
     def __call__(self, x: Any) -> np.ndarray:
         """The numbers, those of the numerical columns first."""
@@ -75,6 +79,19 @@ class Encoder:
         """The categorical columns, in which whatever is missing is None."""
         table = x.iloc[:, np.flatnonzero(self.categorical)].astype(object)
         return table.where(table.notna(), None).to_numpy(object)
+
+
+def _check_comparable(name: str, column: np.ndarray) -> None:
+    """Refuse values of which no list of categories can be made."""
+    given = [value for value in column if value is not None]
+    try:
+        sorted(set(given))
+    except TypeError as error:
+        kinds = ", ".join(sorted({type(value).__name__ for value in given}))
+        raise ValueError(
+            f"column {name!r} holds values of the types {kinds}, which cannot be sorted into "
+            "categories; make all of them texts, or all of them numbers"
+        ) from error
 
 
 class Scaler(NamedTuple):

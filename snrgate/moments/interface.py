@@ -111,6 +111,7 @@ def value_and_moments(
     & LeVeque, "Algorithms for computing the sample variance", 1983.
     """
     _check_settings(method, block, microbatch_size)
+    chunk = None if microbatch_size is None else int(microbatch_size)
     scalar_loss = _refuse_non_scalar(loss_fn, has_aux)
 
     def of_device(
@@ -135,15 +136,15 @@ def value_and_moments(
                 measure=measure,
             )
 
-        if microbatch_size is not None and not known:
+        if chunk is not None and not known:
             raise ValueError(
-                f"microbatch_size={microbatch_size} with a batch of symbolic size {size}; export "
+                f"microbatch_size={chunk} with a batch of symbolic size {size}; export "
                 "without microbatches, or with a size that is known"
             )
-        if microbatch_size is None or microbatch_size >= size:
+        if chunk is None or chunk >= size:
             loss, aux, moments = run(batch, weights)
         else:
-            loss, aux, moments = _in_microbatches(run, batch, weights, measure, microbatch_size)
+            loss, aux, moments = _in_microbatches(run, batch, weights, measure, chunk)
         if axis_name is not None:
             loss, moments = _over_devices(loss, moments, measure, axis_name)
         return loss, aux, moments

@@ -41,8 +41,8 @@ class Audit:
     """Columns to leave out, such as names and numbers of rows."""
     categorical: tuple[str, ...] = ()
     """Columns of numbers that are names."""
-    separator: str = ","
-    """Between the cells of a CSV file."""
+    separator: str | None = None
+    """Between the cells of a text file; by default a comma, and a tab in a TSV file."""
     size: int = 32
     """Side to which the pictures of a folder are shrunk."""
     steps: int = 1000
@@ -55,7 +55,16 @@ class Audit:
         for name, least in (("steps", 1), ("size", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} = {getattr(self, name)} must be at least {least}")
-        if len(self.separator) != 1:
+        if self.seed >= 2**32:
+            raise InputError(f"seed = {self.seed} must be below 2 ** 32")
+        if not self.out.name or self.out.is_dir():
+            raise InputError(f"out = {self.out} is a folder; name a file, such as ranked.csv")
+        if self.out.suffix.lower() == ".png":
+            raise InputError(
+                f"out = {self.out} is the name of the picture; name the table of the result, such "
+                f"as {self.out.with_suffix('.csv')}"
+            )
+        if self.separator is not None and len(self.separator) != 1:
             raise InputError(f"separator = {self.separator!r} must be one character")
 
 

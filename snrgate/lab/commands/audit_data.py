@@ -16,6 +16,7 @@ from snrgate.lab.tasks.picture import load
 __all__ = ["Examples", "Reading", "read"]
 
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
+_COMMA = r"[+-]?\d[\d.]*(,\d+)+([eE][+-]?\d+)?"  # a number as it is written in many languages
 _TEXTS = 50  # of one column, that may all differ
 
 
@@ -27,14 +28,14 @@ class Reading:
         label: column or array that holds the labels; ``None`` for a folder of pictures.
         ignore: columns to leave out.
         categorical: columns whose numbers are names.
-        separator: between the cells of a CSV file.
+        separator: between the cells of a text file; ``None`` is a tab in a TSV file, else a comma.
         size: side to which pictures are shrunk.
     """
 
     label: str | None
     ignore: Sequence[str] = ()
     categorical: Sequence[str] = ()
-    separator: str = ","
+    separator: str | None = None
     size: int = 32
 
 
@@ -103,7 +104,7 @@ def read(path: Path, how: Reading) -> Examples:
 
 def _of_text(path: Path, how: Reading) -> Examples:
     """The cells of a text file."""
-    separator = "\t" if path.suffix.lower() == ".tsv" else how.separator
+    separator = how.separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
     with path.open(newline="", encoding="utf-8-sig") as file:
         try:
             rows = [row for row in csv.reader(file, delimiter=separator, strict=True) if row]
@@ -168,6 +169,13 @@ def _column(values: pd.Series, name: str, is_category: bool) -> pd.Series:
         missing = values.isna() | texts.str.lower().isin(_MISSING)
         numbers = pd.to_numeric(texts.where(~missing), errors="coerce").astype(float)
         wrong = (numbers.isna() & ~missing).to_numpy()
+        commas = texts.str.fullmatch(_COMMA).to_numpy() & wrong
+        if not is_category and commas.any() and (commas | ~wrong).all():
+            raise InputError(
+                f"row {_first(commas)}, column {name!r}: {texts.iloc[int(commas.argmax())]!r} is a "
+                "number with a comma; write the numbers of this column with a decimal point alone, "
+                f"or say --categorical {name} if the column holds names"
+            )
         if is_category or 2 * wrong.sum() > (~missing).sum():
             return _texts(texts.astype(object).mask(missing), name)
         if wrong.any():
@@ -200,9 +208,9 @@ def _of_arrays(path: Path, how: Reading) -> Examples:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    for name in (how.label, *how.ignore):
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read as an npz file: {error}") from error
+    for name in (how.label, *how.ignore, *how.categorical):
         if name not in arrays:
             raise InputError(f"{path} has no array {name!r}; it has {', '.join(arrays)}")
     labels = arrays.pop(str(how.label))
@@ -211,7 +219,7 @@ def _of_arrays(path: Path, how: Reading) -> Examples:
             f"array {how.label!r} has shape {labels.shape} and type {labels.dtype}; labels have "
             "one axis"
         )
-    columns, pictures = {}, None
+    columns, names, pictures = {}, [], None
     for name, array in arrays.items():
         if name in how.ignore:
             continue
@@ -221,22 +229,30 @@ def _of_arrays(path: Path, how: Reading) -> Examples:
                 f"{len(labels)} rows of numbers, or be left out with --ignore {name}"
             )
         flat = array.reshape(len(labels), -1).astype(float)
-        columns |= {f"{name}[{i}]" if array.ndim > 1 else name: c for i, c in enumerate(flat.T)}
+        own = {f"{name}[{i}]" if array.ndim > 1 else name: c for i, c in enumerate(flat.T)}
+        if twice := columns.keys() & own.keys():
+            raise InputError(
+                f"array {name!r} has a column {min(twice)!r}, and so has another array; rename one"
+            )
+        columns |= own
+        if name in how.categorical:
+            names += own
         if array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3)):
             pictures = array.astype(float) / max(np.nanmax(np.abs(array)), 1e-30)
     shown = pd.DataFrame({how.label: labels})
-    found = _of_frame(pd.DataFrame(columns).assign(**{str(how.label): labels}), _plain(how))
+    inner = dataclasses.replace(how, ignore=(), categorical=names)
+    found = _of_frame(pd.DataFrame(columns).assign(**{str(how.label): labels}), inner)
     return dataclasses.replace(found, shown=shown, pictures=pictures)
-
-
-def _plain(how: Reading) -> Reading:
-    return dataclasses.replace(how, ignore=(), categorical=())
 
 
 def _of_folder(path: Path, how: Reading) -> Examples:
     """Pictures. The folder of a picture is its label."""
     if how.label is not None:
         raise InputError(f"{path} is a folder, whose folders are the labels; leave --label out")
+    if how.ignore or how.categorical:
+        raise InputError(
+            f"{path} has pictures and no columns; leave out --ignore and --categorical"
+        )
     hidden, files, labels = [], [], []
     for file in sorted(path.rglob("*")):
         if file.is_dir():

@@ -11,6 +11,7 @@ __all__ = ["Pair", "PairFile", "read_pairs"]
 
 _SHOWN = 5  # lines that a message names
 _UNKNOWN = ("images", "image", "tools")  # TRL gives these to the model too
+_CALLS = ("tool_calls", "tool_call_id", "function_call")  # so do its messages these
 
 Text = str | list[dict[str, str]]
 """A plain text, or the messages of a conversation."""
@@ -124,9 +125,16 @@ def _pair(found: dict[str, Any]) -> Pair:
     prompt = _text(found, "prompt") if found.get("prompt") is not None else None
     if isinstance(chosen, str) and isinstance(prompt, list):
         raise ValueError("the prompt is a conversation and the replies are texts")
-    if prompt is None or isinstance(prompt, str) != isinstance(chosen, str):
+    if isinstance(prompt, str) and isinstance(chosen, list):
+        if not all(_holds(reply, prompt) for reply in (chosen, rejected)):
+            raise ValueError(
+                "the prompt is a text that the conversations do not hold; give it as their first "
+                "message, or as a list of messages"
+            )
+        prompt = None
+    if prompt is None:
         prompt, chosen, rejected = _implicit(chosen, rejected)
-    if not chosen or not rejected:
+    if not _said(chosen) or not _said(rejected):
         raise ValueError("a reply is empty")
     if chosen == rejected:
         raise ValueError("both replies are the same")
@@ -138,7 +146,7 @@ def _text(found: dict[str, Any], name: str) -> Text:
         raise ValueError(f"there is no {name}")
     value = found[name]
     if isinstance(value, str):
-        return value
+        return _of_characters(value, name)
     if not isinstance(value, list) or not value:
         raise ValueError(f"{name} is neither a text nor a list of messages")
     for message in value:
@@ -146,7 +154,31 @@ def _text(found: dict[str, Any], name: str) -> Text:
             isinstance(message.get(key), str) for key in ("role", "content")
         ):
             raise ValueError(f"a message of {name} has no role or no content that is a text")
+        _of_characters(message["content"], name)
+        for key in _CALLS:
+            if message.get(key):
+                raise ValueError(f"{key} in a message of {name} cannot be used")
     return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _of_characters(text: str, name: str) -> str:
+    """The text, if all of it can be written down."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} holds half a character (a lone surrogate)") from None
+    return text
+
+
+def _holds(messages: Text, prompt: str) -> bool:
+    """Whether a conversation has a message that holds the prompt."""
+    return any(prompt.strip() in message["content"] for message in messages)
+
+
+def _said(reply: Text) -> bool:
+    """Whether a reply holds more than blanks."""
+    texts = [reply] if isinstance(reply, str) else [message["content"] for message in reply]
+    return any(text.strip() for text in texts)
 
 
 def _implicit(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
