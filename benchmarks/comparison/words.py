@@ -86,7 +86,8 @@ and let the held-out loss choose the settings and the step. Beside it stand a ga
 tunes, and runs whose settings and step a *twin* chooses, without held-out data. The numbers are
 errors over those of AdamW with its hold-out: the mean ratio, and its 95 % interval over rows. Below
 1 is better. "No clear difference" means that the interval holds 1, or that the ratio is within 1 %
-of it. It does not mean "as good".
+of it. It does not mean "as good". *Gate* is the gate of kernels (`block="kronecker"`). The default
+of the library, one gate for each output unit, is *gate per unit*.
 
 {verdict}
 
