@@ -53,14 +53,15 @@ def objections(
         "Is AdamW tuned well?": "An oracle that sees the test data and picks the best step of the "
         f"nine settings has {ratio('AdamW, oracle')}. It is what the grid holds, and no strict "
         "bound, because the runs with a hold-out are other runs. The hold-out chose the highest "
-        f"rate or the strongest decay in {edges[0]} of {edges[1]} cases, so the grid is narrow. A "
-        f"wider one of sixteen settings has {ratio('AdamW, wide grid, hold-out')}; the untuned "
-        f"gate over it has {ratio('gate', 'AdamW, wide grid, hold-out')}.",
+        f"rate or the strongest decay in {edges[0]} of {edges[1]} cases. A wider grid of sixteen "
+        f"settings has {ratio('AdamW, wide grid, hold-out')}; the untuned gate over it has "
+        f"{ratio('gate', 'AdamW, wide grid, hold-out')}.",
         "Nobody trains without a schedule.": "AdamW with a rate that falls to zero along a cosine, "
-        f"by the same hold-out, has {ratio('cosine, hold-out')}, and "
-        f"{ratio('cosine, last by hold-out')} where it is kept at its last step. The untuned gate "
-        f"over the first has {ratio('gate', 'cosine, hold-out')}, and with a cosine too "
-        f"{ratio('gate, cosine', 'cosine, hold-out')}.",
+        f"by the same hold-out, has {ratio('cosine, hold-out')}. Where the hold-out chooses the "
+        f"settings alone and the last step is kept, it has {ratio('cosine, last by hold-out')}. "
+        f"The untuned gate over that has {ratio('gate', 'cosine, last by hold-out')}, the gate by "
+        f"its twin {ratio('gate, tuned by twin', 'cosine, last by hold-out')}, and the untuned "
+        f"gate with a cosine {ratio('gate, cosine', 'cosine, last by hold-out')}.",
         "A held-out loss on few rows is rough.": "Smoothed over three evaluations, it has "
         f"{ratio('AdamW, smoothed hold-out')}.",
         "Is 'no clear difference' as good?": "No. The intervals are wide, and a wide interval says "

@@ -48,9 +48,10 @@ SINGLE = ("gate", "gate, size unknown", "gate per unit", "paper's gate", "SOAP, 
 CONTROLS = ("shuffled", "mean", "own basis alone", "eigenvectors alone", "without doubt")
 PEERS = ("SAM, hold-out", "GCE, hold-out", "ELR, hold-out", "EchoMuon, hold-out")
 REFERENCES = ("network", "linear", "elastic net", "forest", "boosting")
+COSINE = "cosine, last by hold-out"
 STRONGER = (
     "cosine, hold-out",
-    "cosine, last by hold-out",
+    COSINE,
     "AdamW, smoothed hold-out",
     "AdamW, wide grid, hold-out",
     "gate, cosine",
@@ -177,7 +178,8 @@ def page(
         advice=ADVICE.format(
             averaged=said_ratio(values, "averaged, hold-out"),
             retrained=said_ratio(values, "AdamW, retrained"),
-            cosine=said_ratio(values, "cosine, hold-out"),
+            cosine=said_ratio(values, COSINE),
+            over_cosine=said_ratio(values, "gate", COSINE),
             elr=said_ratio(values, "ELR, hold-out"),
             **placed(values, "gate", "AdamW, hold-out"),
             **{
@@ -290,7 +292,13 @@ def first_table(values: Values) -> str:
 
 def first_sentence(values: Values) -> str:
     """How one gated run compares with nine runs and a hold-out, over all rows."""
-    return f"One gated run over that hold-out has {said_ratio(counted(values), 'gate')}."
+    over_plain, over_cosine = (
+        said_ratio(counted(values), "gate", other) for other in ("AdamW, hold-out", COSINE)
+    )
+    return (
+        f"One gated run over that hold-out has {over_plain}; over such runs with a cosine, kept at "
+        f"their last step, {over_cosine}."
+    )
 
 
 def rows_page(values: Values) -> str:

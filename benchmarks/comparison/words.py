@@ -63,8 +63,9 @@ AdamW is ahead.
 
 **If you use a hold-out**, also try an average of the weights: its error over that of the plain
 hold-out has {averaged}. Retraining on all examples has {retrained}. A learning rate that falls to
-zero along a cosine has {cosine}. For wrong labels there are losses: early-learning regularisation,
-tuned by a hold-out, has {elr}.
+zero along a cosine, kept at its last step, has {cosine}; the untuned gate over that has
+{over_cosine}. For wrong labels there are losses: early-learning regularisation, tuned by a
+hold-out, has {elr}.
 
 Row by row, the error of one untuned gated run over that of AdamW with a hold-out (medians):
 
