@@ -40,10 +40,9 @@ import numpy as np
 
 from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.settings import known
+from snrgate.targets import check_kind, check_targets, checked_law, checked_outputs
 
 __all__ = ["Risk", "Twins", "estimate", "law_of", "perturb", "stacked"]
-
-KINDS = ("regression", "classes", "binary", "counts")
 
 _MOST = 0.9  # of the examples; a run that has spent more degrees of freedom shows no risk
 _SIZE = 0.1  # of a move, in standard deviations of the targets
@@ -56,12 +55,12 @@ class Twins(NamedTuple):
 
     Attributes:
         targets: those of the run first, ``(1 + copies, n, ...)``.
-        scale: of regression the size of the move; of the other kinds the share of the targets
-            that were drawn anew.
+        scale: of regression the size of the move, a scalar or of the shape of one target; of the
+            other kinds the share of the targets that were drawn anew.
     """
 
     targets: Array
-    scale: Float[Array, ""]
+    scale: Float[Array, "..."]
 
 
 class Risk(NamedTuple):
@@ -91,7 +90,7 @@ def perturb(
     *,
     law: ArrayLike | None = None,
     copies: int = 1,
-    size: float | None = None,
+    size: ArrayLike | None = None,
     share: float = _SHARE,
 ) -> Twins:
     r"""The targets of a run and of its twins.
@@ -107,8 +106,8 @@ def perturb(
             :func:`law_of`. Probabilities for "classes", ``(n, ..., classes)``, and for "binary", of
             the shape of the targets; rates for "counts". None for "regression".
         copies: number of twins. One is enough for a curve; more make the estimate more exact.
-        size: of the move of "regression", in the unit of the targets; a tenth of their standard
-            deviation by default.
+        size: of the move of "regression", in the unit of the targets, a scalar or of the shape of
+            one target; by default a tenth of the standard deviation of each output.
         share: of the targets of the other kinds that are drawn anew, in (0, 1].
 
     Returns:
@@ -116,7 +115,8 @@ def perturb(
 
     Raises:
         ValueError: an unknown kind, targets of another kind, a law of another shape or none, a
-            number out of range.
+            number out of range, or targets that are so large that their dtype rounds the move
+            away.
 
     Example:
         >>> import jax
@@ -128,20 +128,31 @@ def perturb(
 
     Source: the perturbation, Ramani, Blu & Unser, 2008; new targets, Ye, 1998.
     """
-    _check(kind, copies, share, size)
+    check_kind(kind, copies, share, size)
     given = jnp.asarray(targets)
-    _check_targets(given, kind)
+    check_targets(given, kind)
     repeated = jnp.broadcast_to(given, (copies, *given.shape))
     sides, draws = jax.random.split(key)
     if kind == "regression":
         if law is not None:
             raise ValueError("kind='regression' moves its targets and needs no law; leave it out")
-        scale = jnp.asarray(_SIZE * jnp.std(given) if size is None else size, given.dtype)
-        moved = repeated + scale * jax.random.rademacher(draws, repeated.shape, given.dtype)
+        scale = jnp.asarray(_tenth(given) if size is None else size, given.dtype)
+        if scale.shape not in ((), given.shape[1:]):
+            raise ValueError(
+                f"size has shape {scale.shape}; give one number, or one for each output, "
+                f"{given.shape[1:]}"
+            )
+        signs = jax.random.rademacher(draws, repeated.shape, given.dtype)
+        moved = repeated + jnp.broadcast_to(scale, repeated.shape) * signs
+        if known(moved) and bool(jnp.any(moved == repeated)):
+            raise ValueError(
+                "targets of kind='regression' do not move: they are constant, not finite, or too "
+                f"large for {given.dtype}; subtract their mean, or give a larger size="
+            )
     else:
         if size is not None:
             raise ValueError(f"size is for kind='regression'; kind={kind!r} takes share")
-        drawn = _drawn(draws, _checked_law(law, given, kind), repeated, kind)
+        drawn = _drawn(draws, checked_law(law, given, kind), repeated, kind)
         chosen = jax.random.bernoulli(sides, share, repeated.shape)
         moved, scale = jnp.where(chosen, drawn, repeated), jnp.asarray(share, float)
     return Twins(jnp.concatenate([given[None], moved]), scale)
@@ -169,13 +180,15 @@ def estimate(
         twins: what :func:`perturb` returned.
         kind: of the targets.
         where: the examples to take, ``(n,)``, bool, such as those of a group; by default all.
-        weights: how often each example counts in the loss of the run, ``(n,)``; by default once.
+        weights: how much each example counts in the loss of the run, ``(n,)``; by default all
+            alike. The noise of the targets is taken to be the same whatever the weight.
 
     Returns:
         The estimate, float32 or wider.
 
     Raises:
-        ValueError: an unknown kind, or outputs, ``where`` or ``weights`` of another shape.
+        ValueError: an unknown kind; outputs, ``where`` or ``weights`` of another shape; negative
+            weights; or no example to take.
 
     Example:
         >>> import jax
@@ -190,8 +203,8 @@ def estimate(
 
     Source: Efron, 2004; Craven & Wahba, 1979.
     """
-    _check(kind)
-    values = _checked_outputs(jnp.asarray(outputs), twins, kind)
+    check_kind(kind)
+    values = checked_outputs(jnp.asarray(outputs), twins.targets, kind)
     losses, followed = (_of_squares if kind == "regression" else _of_family)(values, twins, kind)
     often = _counted(where, weights, losses)
     used, count = often > 0, jnp.sum(often)
@@ -200,13 +213,14 @@ def estimate(
     # Pairs of examples that move each other enter twice, which doubles the variance of the sum.
     off = jnp.square(often * (followed - df / count))
     error = jnp.sqrt(2 * jnp.sum(off, where=used)) / count
+    numbers = df / count * jnp.sum(used)  # also where the weights do not add up to the examples
     if kind != "regression":
-        return Risk(train, df, df / count, train + df / count, error)
+        return Risk(train, numbers, df / count, train + df / count, error)
     left = 1 - df / count
     trusted = left >= 1 - _MOST
     left = jnp.where(trusted, left, jnp.nan)
     risk = train / jnp.square(left)
-    return Risk(train, df, risk - train, risk, 2 * risk / left * error)
+    return Risk(train, numbers, risk - train, risk, 2 * risk / left * error)
 
 
 def law_of(outputs: ArrayLike, targets: ArrayLike, kind: str) -> Float[Array, "..."]:
@@ -239,13 +253,12 @@ def law_of(outputs: ArrayLike, targets: ArrayLike, kind: str) -> Float[Array, ".
 
     Source: Guo, Pleiss, Sun & Weinberger, "On calibration of modern neural networks", 2017.
     """
-    _check(kind)
+    check_kind(kind)
     if kind == "regression":
         raise ValueError("kind='regression' needs no law; perturb moves its targets by a sign")
     given = jnp.asarray(targets)
-    _check_targets(given, kind)
-    twins = Twins(given[None], jnp.ones(()))
-    values = _checked_outputs(jnp.asarray(outputs)[None], twins, kind)[0]
+    check_targets(given, kind)
+    values = checked_outputs(jnp.asarray(outputs)[None], given[None], kind)[0]
     if kind == "counts":
         return jnp.exp(values)
     logits = values if kind == "classes" else jnp.stack([jnp.zeros_like(values), values], -1)
@@ -255,7 +268,9 @@ def law_of(outputs: ArrayLike, targets: ArrayLike, kind: str) -> Float[Array, ".
         # The likelihood is concave in the inverse temperature. Its slope says where it rises.
         low, high = ends
         middle = jnp.sqrt(low * high)
-        rises = jnp.mean(own - jnp.sum(jax.nn.softmax(middle * logits) * logits, -1)) > 0
+        law = jax.nn.softmax(middle * logits)
+        mean = jnp.sum(jnp.where(law > 0, law * logits, 0), -1)  # a masked class has minus infinity
+        rises = jnp.mean(own - mean) > 0
         return jnp.where(rises, middle, low), jnp.where(rises, high, middle)
 
     ends = jnp.asarray(_COLDEST, logits.dtype), jnp.asarray(_HOTTEST, logits.dtype)
@@ -295,9 +310,10 @@ def _of_squares(
     outputs: Float[Array, "copies n ..."], twins: Twins, kind: str
 ) -> tuple[Float[Array, "n ..."], Float[Array, "n ..."]]:
     """The squared error of every target, and how far its output follows it."""
-    moves = (twins.targets[1:] - twins.targets[:1]).astype(outputs.dtype)
-    follows = moves * (outputs[1:] - outputs[:1]) / jnp.square(twins.scale)
-    return jnp.square(outputs[0] - twins.targets[0]), jnp.mean(follows, 0)
+    targets = twins.targets.astype(outputs.dtype)
+    # By the moves that were made: they are the signs times the size, rounded to the targets' dtype.
+    follows = (outputs[1:] - outputs[:1]) / (targets[1:] - targets[:1])
+    return jnp.square(outputs[0] - targets[0]), jnp.mean(follows, 0)
 
 
 def _of_family(
@@ -305,6 +321,8 @@ def _of_family(
 ) -> tuple[Float[Array, "n ..."], Float[Array, "n ..."]]:
     """The negative log-likelihood of every target, and its covariance with its parameter."""
     targets, eta = twins.targets, outputs
+    if kind != "classes":
+        targets = targets.astype(eta.dtype)  # differences of unsigned numbers would wrap round
     follows = eta[1:] - eta[:1]
     if kind == "classes":
         log_p = jax.nn.log_softmax(eta[0])
@@ -319,8 +337,13 @@ def _of_family(
     else:
         log_factorial = jax.scipy.special.gammaln(targets[0] + 1.0)
         loss = jnp.exp(eta[0]) - targets[0] * eta[0] + log_factorial
-    changed = (targets[1:] - targets[:1]).astype(eta.dtype)
-    return loss, jnp.mean(changed * follows, 0) / (2 * twins.scale)
+    return loss, jnp.mean((targets[1:] - targets[:1]) * follows, 0) / (2 * twins.scale)
+
+
+def _tenth(targets: Float[Array, "n ..."]) -> Float[Array, "..."]:
+    """A tenth of the standard deviation of each output, or of all where one is constant."""
+    own = jnp.std(targets, 0)
+    return _SIZE * jnp.where(own > 0, own, jnp.sqrt(jnp.mean(jnp.square(own))))
 
 
 def _drawn(key: Array, law: Float[Array, "..."], like: Array, kind: str) -> Array:
@@ -339,82 +362,20 @@ def _counted(
 ) -> Float[Array, "n ..."]:
     """How often every target counts."""
     count = losses.shape[:1]
-    mask = jnp.ones(count, bool) if where is None else jnp.asarray(where)
-    often = jnp.ones(count) if weights is None else jnp.asarray(weights)
-    if mask.shape != count or mask.dtype != bool:
+    mask = np.ones(count, bool) if where is None else where
+    often = np.ones(count) if weights is None else weights
+    if jnp.shape(mask) != count or jnp.result_type(mask).kind != "b":
         raise ValueError(
-            f"where has shape {mask.shape} and dtype {mask.dtype}; give one boolean for each of "
-            f"the {count[0]} examples"
+            f"where has shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; give one "
+            f"boolean for each of the {count[0]} examples"
         )
-    if often.shape != count:
+    if jnp.shape(often) != count:
         raise ValueError(
-            f"weights have shape {often.shape}; give one for each of the {count[0]} examples"
+            f"weights have shape {jnp.shape(often)}; give one for each of the {count[0]} examples"
         )
+    if known(often) and np.any(~(np.asarray(often) >= 0)):
+        raise ValueError("weights must be numbers of at least 0")
+    if known(mask) and known(often) and not np.any(np.asarray(mask) & (np.asarray(often) > 0)):
+        raise ValueError("where and weights leave no example to take")
     often = jnp.where(mask, often, 0).astype(losses.dtype)
     return jnp.broadcast_to(often.reshape(-1, *[1] * (losses.ndim - 1)), losses.shape)
-
-
-def _check(kind: str, copies: int = 1, share: float = 1.0, size: float | None = None) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} is unknown; use one of {list(KINDS)}")
-    if copies < 1:
-        raise ValueError(f"copies={copies} must be at least 1")
-    if not 0 < share <= 1:
-        raise ValueError(f"share={share} must be in (0, 1]")
-    if size is not None and known(size) and not size > 0:
-        raise ValueError(f"size={size} must be greater than 0")
-
-
-def _check_targets(targets: Array, kind: str) -> None:
-    whole = jnp.issubdtype(targets.dtype, jnp.integer)
-    if targets.ndim == 0 or targets.shape[0] == 0:
-        raise ValueError(f"targets have shape {targets.shape}; give a leading axis of examples")
-    if kind == "regression" and not jnp.issubdtype(targets.dtype, jnp.floating):
-        raise ValueError(f"targets of kind='regression' are {targets.dtype}; they must be floats")
-    if kind == "classes" and not whole:
-        raise ValueError(
-            f"targets of kind='classes' are {targets.dtype}; give the indices of the classes"
-        )
-    if kind == "binary" and known(targets) and not np.isin(np.asarray(targets), (0, 1)).all():
-        raise ValueError("targets of kind='binary' must be 0 or 1")
-    if kind in ("classes", "counts") and known(targets) and bool(jnp.any(targets < 0)):
-        raise ValueError(f"targets of kind={kind!r} must not be negative")
-
-
-def _checked_law(law: ArrayLike | None, targets: Array, kind: str) -> Float[Array, "..."]:
-    if law is None:
-        raise ValueError(
-            f"kind={kind!r} draws targets anew and needs law=, such as snrgate.risk.law_of of a "
-            "run that has memorised little"
-        )
-    p = jnp.asarray(law)
-    if misfit := _misfit(p, targets, kind):
-        raise ValueError(f"law has shape {p.shape}; it must have {misfit}")
-    if known(p):
-        if not bool(jnp.all(p >= 0)) or (kind != "counts" and not bool(jnp.all(p <= 1.0001))):
-            raise ValueError(f"law of kind={kind!r} holds numbers that no target can have as law")
-        if kind == "classes":
-            if not bool(jnp.allclose(jnp.sum(p, -1), 1, atol=1e-3)):
-                raise ValueError("law of kind='classes' must add up to 1 over its last axis")
-            if known(targets) and int(jnp.max(targets)) >= p.shape[-1]:
-                raise ValueError(
-                    f"targets name class {int(jnp.max(targets))}; law has {p.shape[-1]} classes"
-                )
-    return p
-
-
-def _checked_outputs(outputs: Array, twins: Twins, kind: str) -> Float[Array, "..."]:
-    if misfit := _misfit(outputs, twins.targets, kind):
-        raise ValueError(
-            f"outputs have shape {outputs.shape}; they must have {misfit}, those of the run first"
-        )
-    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-
-
-def _misfit(values: Array, targets: Array, kind: str) -> str | None:
-    """The shape that what belongs to the targets must have, where it has another one."""
-    shape = values.shape[:-1] if kind == "classes" else values.shape
-    if shape == targets.shape:
-        return None
-    last = "a last axis of classes more than" if kind == "classes" else "the shape of"
-    return f"{last} the targets {targets.shape}"

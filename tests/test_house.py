@@ -22,7 +22,7 @@ LIBRARY = [
     {"settings"},
     {"kernel"},
     {"evidence", "spectrum"},
-    {"checks", "measure", "diagnostics"},
+    {"checks", "measure", "diagnostics", "targets"},
     {"memory", "state"},
     {"observe"},
     {"apply"},

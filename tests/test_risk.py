@@ -48,12 +48,61 @@ def test_an_example_counts_as_often_as_its_weight():
         return risk.estimate(twins.targets @ hat.T, twins, "regression", weights=weights)
 
     found = jax.vmap(of)(jax.random.split(jax.random.key(2), 400))
-    df, expected = found.degrees_of_freedom, weights @ jnp.diag(hat)
+    share = weights @ jnp.diag(hat) / weights.sum()  # of the weighted error
+    df, expected = found.degrees_of_freedom, share * jnp.sum(weights > 0)
     assert abs(df.mean() - expected) < 4 * df.std() / np.sqrt(len(df))
     train = weights @ jnp.square(hat @ Y - Y) / weights.sum()
     np.testing.assert_allclose(found.train, train, rtol=1e-5)
-    expected = train / jnp.square(1 - expected / weights.sum())
+    expected = train / jnp.square(1 - share)
     np.testing.assert_allclose(jnp.median(found.risk), expected, rtol=0.05)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e3, 1e5])
+def test_the_level_of_the_targets_does_not_matter(level):
+    """Their dtype rounds the moves, which are taken as they were made."""
+    hat = HATS["ridge"]()
+    twins = risk.perturb(jax.random.key(0), Y + level, "regression", copies=300)
+    outputs = (twins.targets - level) @ hat.T
+    found = risk.estimate(outputs + level, twins, "regression")
+    # What is left is the rounding of the outputs themselves.
+    np.testing.assert_allclose(
+        found.degrees_of_freedom, jnp.trace(hat), rtol=0.05, atol=level / 1e5
+    )
+
+
+def test_each_output_is_moved_by_a_tenth_of_its_own_deviation():
+    y = jnp.stack([Y, 100 * Y + 1e3, jnp.ones(N)], 1)
+    twins = risk.perturb(jax.random.key(0), y, "regression")
+    moves = jnp.abs(twins.targets[1] - twins.targets[0])
+    np.testing.assert_allclose(moves[:, 0], 0.1 * jnp.std(Y), rtol=1e-3)
+    np.testing.assert_allclose(moves[:, 1], 10 * jnp.std(Y), rtol=1e-3)
+    assert jnp.all(moves[:, 2] > 0)
+    own = risk.perturb(jax.random.key(0), y, "regression", size=jnp.array([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(jnp.abs(own.targets[1] - y)[0], [1, 2, 3], rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int8", "float32", "bool"])
+@pytest.mark.parametrize("kind", ["binary", "counts"])
+def test_the_dtype_of_the_targets_does_not_matter(kind, dtype):
+    if kind == "counts" and dtype == "bool":
+        return
+    given = (RNG.random(N) < 0.4) * (1 if kind == "binary" else 3)
+    law, eta = jnp.full(N, 0.4), jnp.asarray(RNG.standard_normal((2, N)), jnp.float32)
+
+    def found(dtype):
+        twins = risk.perturb(jax.random.key(1), jnp.asarray(given, dtype), kind, law=law)
+        return risk.estimate(eta, twins, kind)
+
+    for a, b in zip(found(dtype), found("int32"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_class_that_is_masked_changes_nothing():
+    logits = jnp.asarray(3 * RNG.standard_normal((N, 3)), jnp.float32)
+    labels = jnp.asarray(RNG.integers(0, 3, N))
+    masked = jnp.concatenate([logits, jnp.full((N, 1), -jnp.inf)], 1)
+    law = risk.law_of(logits, labels, "classes")
+    np.testing.assert_allclose(risk.law_of(masked, labels, "classes")[:, :3], law, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", HATS)
@@ -248,6 +297,21 @@ LABELS, LAW = jnp.zeros(4, int), jnp.full((4, 3), 1 / 3)
         (lambda k: risk.perturb(k, Y, "regression", copies=0), "copies=0"),
         (lambda k: risk.perturb(k, Y, "regression", size=-1.0), "size=-1.0"),
         (lambda k: risk.perturb(k, Y, "regression", law=LAW), "needs no law"),
+        (lambda k: risk.perturb(k, jnp.ones(4), "regression"), "do not move: they are constant"),
+        (lambda k: risk.perturb(k, Y + 1e8, "regression"), "too large for float32; subtract"),
+        (lambda k: risk.perturb(k, LABELS + 0.5, "counts", law=jnp.ones(4)), "whole numbers"),
+        (
+            lambda k: risk.estimate(
+                jnp.zeros((2, N)), risk.perturb(k, Y, "regression"), "regression", weights=Y
+            ),
+            "weights must be numbers of at least 0",
+        ),
+        (
+            lambda k: risk.estimate(
+                jnp.zeros((2, N)), risk.perturb(k, Y, "regression"), "regression", where=Y > 99
+            ),
+            "leave no example to take",
+        ),
         (lambda k: risk.law_of(Y, Y, "regression"), "needs no law"),
         (
             lambda k: risk.estimate(Y, risk.perturb(k, Y, "regression"), "regression"),

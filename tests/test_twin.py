@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from small_task import LINE
 
-from snrgate import risk
 from snrgate.lab.cli import main
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.pinn import Pinn
@@ -19,6 +18,7 @@ from snrgate.lab.training.optimizers import AdamW
 from snrgate.lab.training.run import Run, together
 from snrgate.lab.training.train import Training
 from snrgate.lab.training.twin import chosen, learned_law, risk_of, twin_of
+from snrgate.targets import KINDS
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 10)).astype(np.float32)
@@ -119,7 +119,7 @@ def test_a_twin_on_the_command_line(tmp_path, capsys):
 
 def test_kinds_are_those_of_the_targets():
     assert Linear().make(0).supervised.kind == "regression"
-    assert Linear(classes=True).make(0).supervised.kind in risk.KINDS
+    assert Linear(classes=True).make(0).supervised.kind in KINDS
 
 
 def test_a_twin_moves_the_measurements_and_not_the_equation():

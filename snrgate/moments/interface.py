@@ -111,7 +111,6 @@ def value_and_moments(
     & LeVeque, "Algorithms for computing the sample variance", 1983.
     """
     _check_settings(method, block, microbatch_size)
-    chunk = None if microbatch_size is None else int(microbatch_size)
     scalar_loss = _refuse_non_scalar(loss_fn, has_aux)
 
     def of_device(
@@ -136,12 +135,8 @@ def value_and_moments(
                 measure=measure,
             )
 
-        if chunk is not None and not known:
-            raise ValueError(
-                f"microbatch_size={chunk} with a batch of symbolic size {size}; export "
-                "without microbatches, or with a size that is known"
-            )
-        if chunk is None or chunk >= size:
+        chunk = _chunk(microbatch_size, size)
+        if chunk is None:
             loss, aux, moments = run(batch, weights)
         else:
             loss, aux, moments = _in_microbatches(run, batch, weights, measure, chunk)
@@ -217,6 +212,18 @@ def _check_settings(method: Any, block: Any, microbatch_size: Any) -> None:
     whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
     if size is not None and not (whole and size >= 1):
         raise ValueError(f"microbatch_size={told(size)} must be a whole number of examples")
+
+
+def _chunk(microbatch_size: Any, size: Any) -> int | None:
+    """The number of examples of a microbatch; ``None`` where the batch is taken at once."""
+    if microbatch_size is None:
+        return None
+    if not isinstance(size, int):
+        raise ValueError(
+            f"microbatch_size={microbatch_size} with a batch of symbolic size {size}; export "
+            "without microbatches, or with a size that is known"
+        )
+    return int(microbatch_size) if microbatch_size < size else None
 
 
 def _in_microbatches(
