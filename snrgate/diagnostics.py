@@ -1,5 +1,6 @@
 """Diagnostics: gate fractions, steps sat out, the gradient noise scale, the risk of a step."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from snrgate.annotations import Array, Float, PyTree
+from snrgate.measure import is_measured
 from snrgate.moments.kronecker import SideSums, trace
 from snrgate.moments.statistics import Moments, pool_like
 from snrgate.spectrum import Spectrum, evidence_spectra
@@ -110,7 +112,8 @@ def noise_scale(moments: Moments) -> Float[Array, ""]:
         moments: moments of one batch, pooled or not.
 
     Returns:
-        The scale in examples. It is infinite where the batch shows no signal at all.
+        The scale in examples. It is infinite where the batch shows no signal at all, and NaN where
+        its squared differences were not measured.
 
     Example:
         >>> import jax.numpy as jnp
@@ -124,7 +127,14 @@ def noise_scale(moments: Moments) -> Float[Array, ""]:
     noise = _total(moments.noise)
     signal = _total(jax.tree.map(jnp.square, moments.mean)) - noise
     n = jnp.asarray(moments.sample_size, noise.dtype)
-    return jnp.where(signal > 0, n * noise / jnp.where(signal > 0, signal, 1), jnp.inf)
+    scale = jnp.where(signal > 0, n * noise / jnp.where(signal > 0, signal, 1), jnp.inf)
+    return jnp.where(_are_measured(moments), scale, jnp.nan)
+
+
+def _are_measured(moments: Moments) -> Array:
+    """Whether all squared differences were measured (``measure`` of ``value_and_moments``)."""
+    sums = jax.tree.leaves(moments.sum_sq_diff, is_leaf=lambda x: isinstance(x, SideSums))
+    return functools.reduce(jnp.logical_and, map(is_measured, sums), jnp.array(True))
 
 
 class RiskDecrease(NamedTuple):
@@ -160,7 +170,8 @@ def risk_decrease(moments: Moments, preconditioner: PyTree | float = 1.0) -> Ris
             the shape of the sums. Where these are by the sides of a kernel, it is one number.
 
     Returns:
-        Both decreases, in units of the loss.
+        Both decreases, in units of the loss. That of the population is NaN where the squared
+        differences were not measured.
 
     Raises:
         ValueError: the preconditioner varies inside a pooled block.
@@ -191,4 +202,4 @@ def risk_decrease(moments: Moments, preconditioner: PyTree | float = 1.0) -> Ris
         signal_sq = pool_like(signal_sq, noise)
         training += jnp.sum(p * signal_sq)
         population += jnp.sum(p * (signal_sq - noise))
-    return RiskDecrease(training, population)
+    return RiskDecrease(training, jnp.where(_are_measured(moments), population, jnp.nan))

@@ -245,6 +245,48 @@ def test_what_cannot_be_used_is_said(complaint, tmp_path, args, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["train", "table", "--optimizer.learning-rate", "-1"],
+            "learning_rate = -1.0 must be more",
+        ),
+        (["train", "table", "--optimizer.learning-rate-warmup", "-5"], "warmup = -5 must be at"),
+        (["train", "table", "--optimizer.weight-decay", "nan"], "weight_decay = nan must be at"),
+        (["train", "table", "--optimizer.z", "-1"], "cannot be built: z=-1"),
+        (["train", "table", "--optimizer.fitted", "9"], "cannot be built: fitted=9"),
+        (["train", "table", "--task.width", "0"], "task.width = 0 must be at least 1"),
+        (["train", "table", "--task.depth", "-1"], "task.depth = -1 must be at least 1"),
+        (["train", "table", "--batch-size", "5000"], "must be at most the 330 training examples"),
+        (["train", "table/adamw", "--batch-size", "5000"], "batch_size = 5000 must be at most"),
+        (["compare", "table", "--steps", "0"], "steps = 0 must be at least 1"),
+        (["compare", "table", "--seeds", "-1"], "seeds = (-1,) must be in [0, 2**32)"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_said_before_a_folder_is_taken(
+    complaint, tmp_path, args, message
+):
+    assert message in complaint(*args, "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_that_was_edited_is_not_passed_over_on_resuming(complaint, tmp_path):
+    config, sizes = tmp_path / "own.toml", ["--steps", "4"]
+    text = "task.width = 8\ntask.depth = 1\nbatch_size = 8\neval_every = 2\n"
+    config.write_text(text)
+    for command in ("train", "compare"):
+        out = ["--out", str(tmp_path / command), "--config", str(config)]
+        assert cli.main([command, "table", *sizes, *out]) == 0
+        # The same config again, and further.
+        assert cli.main([command, "table", *out, "--resume", "--steps", "6"]) == 0
+    config.write_text(text.replace("eval_every = 2", "eval_every = 3"))
+    out = ["--out", str(tmp_path / "train"), "--config", str(config)]
+    assert "eval_every is 2 there, not 3" in complaint("train", "table", *out, "--resume")
+    line = complaint("compare", "table", "--out", str(tmp_path / "compare"), "--resume")
+    assert "or the config of its optimizers" in line
+
+
 @pytest.mark.parametrize("args", [["--steps", "many"], ["--speed", "3"], ["--gate", "ajar"]])
 def test_a_flag_that_cannot_be_understood(capsys, args):
     with pytest.raises(SystemExit, match="2"):

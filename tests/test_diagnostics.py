@@ -50,6 +50,18 @@ def test_noise_scale_of_pure_noise_is_infinite_or_huge():
     assert float(diagnostics.noise_scale(moments)) == np.inf
 
 
+@pytest.mark.parametrize("block", ["unit", "kronecker"])
+def test_what_was_not_measured_is_not_told(block):
+    grad_fn = snrgate.value_and_moments(lambda w, x: jnp.sum(jnp.square(x @ w)), block=block)
+    w, x = jnp.ones((3, 2)), jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
+    for measure in (True, False):
+        _, moments = jax.jit(grad_fn)(w, x, measure=jnp.array(measure))
+        decrease = snrgate.diagnostics.risk_decrease(moments)
+        told = snrgate.diagnostics.noise_scale(moments), decrease.population
+        assert all(bool(jnp.isfinite(value)) == measure for value in told)
+        assert jnp.isfinite(decrease.training)
+
+
 def test_risk_decrease_is_the_pair_sum():
     """The population part is the mean of g_i . P g_j over pairs i != j."""
     rng = np.random.default_rng(0)

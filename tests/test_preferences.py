@@ -1,5 +1,6 @@
 """Losses of preferences, their moments, what is measured, and the data that they come from."""
 
+import inspect
 import math
 
 import jax
@@ -191,6 +192,38 @@ def test_metrics_of_rewards():
     assert float(preferences.reward_accuracy(chosen, rejected)) == (1 + 0 + 0.5 + 1) / 4
     assert float(preferences.drift(jnp.stack([chosen, rejected]))) == (1 + 2 + 3 + 1 + 2.5) / 8
     assert preferences.sustained([0.1, 0.9, 0.4, 0.6]).tolist() == [0.1, 0.4, 0.4, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "said"),
+    [
+        ("margin", [(3,), (3,), (3, 1), (3, 1)], r"reference_chosen \(3, 1\)"),
+        ("reward", [(3,), (3, 1)], r"policy has shape \(3,\), reference \(3, 1\)"),
+        ("reward_accuracy", [(3,), (3, 1)], r"chosen has shape \(3,\), rejected \(3, 1\)"),
+        (
+            "kl_per_token",
+            [(3, 4, 5), (3, 4, 5), (4,)],
+            r"mask has shape \(4,\), positions \(3, 4\)",
+        ),
+        ("tilted_mean", [(1, 3)], r"losses have shape \(1, 3\)"),
+    ],
+)
+def test_what_does_not_belong_together_is_not_broadcast(name, shapes, said):
+    call = inspect.unwrap(getattr(preferences, name))  # without the types that tests alone check
+    last = (1.0,) if name == "tilted_mean" else ()
+    with pytest.raises(ValueError, match=said):
+        call(*map(jnp.ones, shapes), *last)
+
+
+def test_kl_of_16_bits_and_of_masked_words():
+    rng = np.random.default_rng(0)
+    policy = jnp.asarray(3 * rng.normal(size=(2, 20_000)), jnp.bfloat16)
+    reference = policy + jnp.asarray(0.1 * rng.normal(size=policy.shape), jnp.bfloat16)
+    wide = (x.astype(jnp.float32) for x in (policy, reference))
+    expected = preferences.kl_per_token(*wide, jnp.ones(2))
+    np.testing.assert_allclose(preferences.kl_per_token(policy, reference, jnp.ones(2)), expected)
+    masked = (jnp.append(x, jnp.full((2, 1), -jnp.inf), 1) for x in (policy, reference))
+    np.testing.assert_allclose(preferences.kl_per_token(*masked, jnp.ones(2)), expected, rtol=1e-6)
 
 
 def test_kl_is_that_of_the_definition_and_leaves_out_padding():

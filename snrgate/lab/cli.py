@@ -68,15 +68,13 @@ def denoise(args: Sequence[str]) -> None:
     from snrgate.lab.commands.denoise import denoise as run
     from snrgate.lab.tasks.denoise import Denoise
     from snrgate.lab.training.configs import denoise_config
-    from snrgate.lab.training.folder import stored_settings
 
     if _names_photo(args):
         _own_photo(args)
         return
     place, rest = _place(args, Path("runs/denoise"))
     settings = denoise_config(place.config)
-    if place.resume:
-        settings = stored_settings(place.out, settings)
+    settings = _resumed(place, settings)
     if any(word in _HELP for word in rest):
         from snrgate.lab.commands.own_photo import OwnPhoto
 
@@ -129,7 +127,6 @@ def train(args: Sequence[str]) -> None:
     """
     from snrgate.lab.commands.train import train as run
     from snrgate.lab.training.configs import optimizer_names, training_config
-    from snrgate.lab.training.folder import stored_settings
     from snrgate.lab.training.train import Training
 
     if args and args[0] in _HELP:
@@ -139,8 +136,7 @@ def train(args: Sequence[str]) -> None:
     optimizer = optimizer or optimizer_names(task)[0]
     place, rest = _place(rest, Path("runs") / task / optimizer)
     settings = training_config(task, optimizer, place.config)
-    if place.resume:
-        settings = stored_settings(place.out, settings)
+    settings = _resumed(place, settings)
     if any(word in _HELP for word in rest):
         groups = {
             "run": _options(settings, place),
@@ -166,21 +162,36 @@ def compare(args: Sequence[str]) -> None:
     """
     from snrgate.lab.commands.compare import Comparison
     from snrgate.lab.commands.compare import compare as run
-    from snrgate.lab.training.folder import stored_settings
 
     if args and args[0] in _HELP:
         _show_tasks("compare", "TASK", "Trains with several optimizers of a task.")
     task, *rest = _named(args, "compare")
     place, rest = _place(rest, Path("runs/compare") / task)
     settings = Comparison(config=None if place.config is None else str(place.config))
-    if place.resume:
-        settings = stored_settings(place.out, settings)
+    settings = _resumed(place, settings)
     if any(word in _HELP for word in rest):
         groups = {"run": _options(settings, place)}
         about = f"{Comparison.__doc__} {_ABOUT}"
         _show_help(f"snrgate compare {task} [OPTIONS]", about, groups)
     parsed = _parsed(Comparison, rest, settings, f"snrgate compare {task}")
     run(task, parsed, place.out, f"snrgate compare {task}", resume=place.resume)
+
+
+def _resumed(place: _Place, settings: Any) -> Any:
+    """The settings of the run that is resumed, or the given ones where none is.
+
+    A config that is named again counts. The folder refuses it where it has other values.
+    """
+    from snrgate.lab.training.folder import stored_settings
+
+    if not place.resume:
+        return settings
+    stored = stored_settings(place.out, settings)
+    if place.config is None:
+        return stored
+    # What may differ from the run, and is asked for by an option of its own.
+    free = {name: getattr(stored, name) for name in ("steps", "devices") if hasattr(stored, name)}
+    return dataclasses.replace(settings, **free)
 
 
 def _named(args: Sequence[str], command: str) -> Sequence[str]:
@@ -270,7 +281,6 @@ def dpo(args: Sequence[str]) -> None:
     """
     from snrgate.lab.commands.dpo import Dpo
     from snrgate.lab.commands.dpo import dpo as run
-    from snrgate.lab.training.folder import stored_settings
 
     place, rest = _place(args, Path("runs/dpo"))
     if place.config is not None:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from snrgate.annotations import Array, Float
+from snrgate.preferences.shapes import same_shape
 
 __all__ = ["cdpo", "dpo", "dr_dpo", "ipo", "margin", "rdpo", "tilted_mean"]
 
@@ -39,12 +40,21 @@ def margin(
     Returns:
         :math:`h`, the same shape.
 
+    Raises:
+        ValueError: the shapes differ.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from snrgate.preferences import margin
         >>> float(margin(*(jnp.array(x) for x in (-3.0, -5.0, -4.0, -4.5))))
         1.5
     """
+    same_shape(
+        chosen=chosen,
+        rejected=rejected,
+        reference_chosen=reference_chosen,
+        reference_rejected=reference_rejected,
+    )
     return (chosen - reference_chosen) - (rejected - reference_rejected)
 
 
@@ -188,7 +198,7 @@ def tilted_mean(losses: Float[Array, " b"], temperature: float) -> Float[Array, 
         The loss of the batch, a scalar.
 
     Raises:
-        ValueError: ``temperature`` is not positive.
+        ValueError: ``temperature`` is not positive, or the losses have more than one axis.
 
     Example:
         >>> import jax.numpy as jnp
@@ -198,6 +208,8 @@ def tilted_mean(losses: Float[Array, " b"], temperature: float) -> Float[Array, 
         1.114, 1.750
     """
     _check_positive(temperature=temperature)
+    if jnp.ndim(losses) != 1:
+        raise ValueError(f"losses have shape {jnp.shape(losses)}; give one for each example, (b,)")
     count = jnp.asarray(losses.shape[0], losses.dtype)
     return temperature * (jnp.log(count) - jax.nn.logsumexp(-losses / temperature))
 

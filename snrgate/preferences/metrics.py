@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snrgate.annotations import Array, ArrayLike, Float
+from snrgate.preferences.shapes import same_shape
 
 __all__ = ["drift", "kl_per_token", "reward", "reward_accuracy", "sustained"]
 
@@ -24,6 +25,9 @@ def reward(
     Returns:
         The rewards, the same shape.
 
+    Raises:
+        ValueError: the shapes differ.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from snrgate.preferences import reward
@@ -32,6 +36,7 @@ def reward(
 
     Source: Rafailov et al., "Direct Preference Optimization", arXiv 2305.18290.
     """
+    same_shape(policy=policy, reference=reference)
     return beta * (policy - reference)
 
 
@@ -48,12 +53,16 @@ def reward_accuracy(chosen: Float[Array, " b"], rejected: Float[Array, " b"]) ->
     Returns:
         A scalar in [0, 1].
 
+    Raises:
+        ValueError: the shapes differ.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from snrgate.preferences import reward_accuracy
         >>> float(reward_accuracy(jnp.array([1.0, 0.0]), jnp.array([0.0, 0.0])))
         0.75
     """
+    same_shape(chosen=chosen, rejected=rejected)
     return jnp.mean((1 + jnp.sign(chosen - rejected)) / 2)
 
 
@@ -94,7 +103,11 @@ def kl_per_token(
         mask: 1 for a token of a reply and 0 for padding, ``(*b,)``.
 
     Returns:
-        A scalar.
+        A scalar, float32 or wider. Entries of the vocabulary that both have at minus infinity
+        count nothing.
+
+    Raises:
+        ValueError: the shapes do not fit.
 
     Example:
         >>> import jax.numpy as jnp
@@ -103,8 +116,12 @@ def kl_per_token(
         >>> print(f"{kl_per_token(odd, even, jnp.ones(1)):.4f}")
         0.1308
     """
-    new, old = jax.nn.log_softmax(policy), jax.nn.log_softmax(reference)
-    of_token = jnp.sum(jnp.exp(new) * (new - old), axis=-1)
+    same_shape(policy=policy, reference=reference)
+    same_shape(mask=mask, positions=policy[..., 0])
+    wide = jnp.promote_types(policy.dtype, jnp.float32)
+    new, old = (jax.nn.log_softmax(x.astype(wide)) for x in (policy, reference))
+    possible = jnp.exp(new) > 0
+    of_token = jnp.sum(jnp.exp(new) * jnp.where(possible, new - old, 0), axis=-1, where=possible)
     return jnp.sum(of_token * mask) / jnp.sum(mask)
 
 

@@ -41,6 +41,7 @@ class Comparison:
             values = getattr(self, name)
             once = 0 < len(values) == len(set(values))
             require(self, **{name: (once, "at least one, each once")})
+        require(self, seeds=(all(0 <= s < 2**32 for s in self.seeds), "in [0, 2**32)"))
 
 
 def compare(
@@ -66,7 +67,7 @@ def compare(
         settings = training_config(task, name, own)
         learned = settings.task
         refuse_large_network(learned, partial(learned.make, settings.seed))
-        steps = comparison.steps or settings.steps
+        steps = settings.steps if comparison.steps is None else comparison.steps
         for seed in comparison.seeds:
             made[seed] = made.get(seed) or settings.task.make(seed)
             trainings[f"{name}-{seed}"] = dataclasses.replace(

@@ -116,8 +116,8 @@ class RunFolder:
             )
         if kept.get("fingerprint") != fingerprint:
             raise InputError(
-                f"the data has changed since the run in {self.path} began; "
-                "start another run with another --out"
+                f"the data has changed since the run in {self.path} began, or the config of its "
+                "optimizers; start another run with another --out"
             )
         if (now := flat(settings)) != kept["settings"]:
             self.write_json(_SETTINGS, kept | {"settings": now})

@@ -9,7 +9,7 @@ import optax
 import snrgate
 from snrgate.lab.errors import InputError
 from snrgate.lab.kinds import Block, Gate, Noise
-from snrgate.lab.tasks.task import Task
+from snrgate.lab.tasks.task import Task, require
 from snrgate.lab.training.loop import Gradients, exact_moments, mean_gradient
 
 __all__ = ["OPTIMIZERS", "AdamW", "Algorithm1", "Built", "Gated", "Optimizer", "Soap"]
@@ -45,6 +45,17 @@ class AdamW:
     """Decay of the second moment."""
     learning_rate_warmup: int = 10
     """Number of first steps with a linearly rising learning rate."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be trained with; those of the gate it refuses itself."""
+        require(
+            self,
+            learning_rate=(self.learning_rate > 0, "more than 0"),
+            weight_decay=(self.weight_decay >= 0, "at least 0"),
+            b1=(0 <= self.b1 < 1, "in [0, 1)"),
+            b2=(0 <= self.b2 < 1, "in [0, 1)"),
+            learning_rate_warmup=(self.learning_rate_warmup >= 0, "at least 0"),
+        )
 
     def rate(self) -> optax.Schedule:
         """The learning rate by step."""

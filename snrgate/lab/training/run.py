@@ -1,5 +1,6 @@
 """A run in a folder: one training, or several side by side, that survive an interruption."""
 
+import dataclasses
 import math
 import shlex
 import signal
@@ -278,8 +279,15 @@ def _agreed(number: int | None) -> int | None:
 
 
 def _fingerprint(what: Run) -> int:
-    """A checksum of the data: a few examples of every group of every task."""
+    """A checksum of the data, a few examples of every group of every task, and of the settings.
+
+    The settings of a comparison name a config, whose values may change. The number of steps and
+    of devices may always.
+    """
     value = 0
+    if what.label is not None:
+        same = [dataclasses.replace(t, steps=1, devices=1) for t in what.trainings.values()]
+        value = zlib.crc32(repr(same).encode())
     for task in {id(task): task for _, task in what.everyone().values()}.values():
         examples = [group.sample(jax.random.key(0), 64) for group in task.groups]
         for leaf in jax.tree.leaves((examples, task.params)):

@@ -88,6 +88,9 @@ class Training(Generic[Learned, Learner]):
             seed=(0 <= self.seed < 2**32, "in [0, 2**32)"),
             twin=(not self.twin or self.until is None, "false where until is given"),
         )
+        for name in ("width", "depth"):
+            if getattr(self.task, name, 1) < 1:
+                raise InputError(f"task.{name} = {getattr(self.task, name)} must be at least 1")
 
     def next_evaluation(self, step: int) -> int:
         """The first step after this one at which the metrics are measured."""
@@ -144,8 +147,20 @@ def fit(
 
 
 def start(settings: Training, task: Task) -> TrainState:
-    """The state before the first step, on every device."""
-    state = init(task.params, _built(settings, task).tx)
+    """The state before the first step, on every device.
+
+    Raises:
+        InputError: the optimizer refuses its settings, or a batch is more than the data set.
+    """
+    sizes = [group.dataset_size for group in task.groups]
+    if len(sizes) == 1 and sizes[0] is not None and settings.batch_size > sizes[0]:
+        raise InputError(
+            f"batch_size = {settings.batch_size} must be at most the {sizes[0]} training examples"
+        )
+    try:
+        state = init(task.params, _built(settings, task).tx)
+    except ValueError as error:
+        raise InputError(f"the optimizer cannot be built: {error}") from error
     mesh = _mesh(settings.devices)
     return state if mesh is None else jax.device_put(state, jax.NamedSharding(mesh, jax.P()))
 
