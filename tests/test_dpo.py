@@ -396,6 +396,20 @@ def test_the_time_that_is_said_is_that_of_seconds(whole):
     assert int(seconds) <= 10 * (1 + int(took))
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--targets", "zz"], "targets = ('zz',): "),
+        (["--targets"], "targets is empty; name layers"),
+        (["--batch-size", "10"], "batch_size = 10 must be at most the 9 training examples"),
+    ],
+)
+def test_settings_that_cannot_be_used_take_no_folder(tmp_path, capsys, more, says):
+    assert main([*settings_of(tmp_path), *more, "--out", str(tmp_path / "run")]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_is_not_written_over(whole, capsys):
     out, _ = whole
     assert main([*settings_of(out.parent), "--out", str(out)]) == 2

@@ -274,6 +274,13 @@ def test_a_run_of_another_version_is_refused(tmp_path, capsys):
     assert "was made by snrgate 0.0.1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["[1, 2]\n", '{"a": 1}\n', "words\n"])
+def test_metrics_that_hold_something_else_are_said(tmp_path, text):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + text)
+    with pytest.raises(InputError, match="is damaged; start another run"):
+        RunFolder(tmp_path).rows()
+
+
 def test_a_folder_that_cannot_be_written(capsys):
     assert cli.main([*TINY, "--out", "/proc/run"]) == 2
     assert "cannot write to /proc/run" in capsys.readouterr().err

@@ -142,6 +142,25 @@ def test_a_monitor_changes_no_update_and_survives_what_a_batch_may_bring():
     np.testing.assert_array_equal(later.own, state.own)
 
 
+def test_a_monitor_is_scanned_over_in_double_precision():
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
+        tx = theory.monitored(optax.sgd(0.1), dataset_size=4)
+        grad_fn = snrgate.value_and_moments(lambda w, x: jnp.square(x @ w - 1))
+
+        def step(carry, _):
+            w, state = carry
+            loss, moments = grad_fn(w, x)
+            extra = moments.extra_args()
+            updates, state = tx.update(moments.mean, state, w, value=loss, **extra)
+            return (w + updates, state), loss
+
+        w = jnp.ones(3)
+        (w, state), losses = jax.lax.scan(step, (w, tx.init(w)), length=3)
+        assert losses.dtype == w.dtype == jnp.float64
+        assert jnp.isfinite(theory.population_risk(state).gap)
+
+
 def test_what_a_monitor_cannot_use_is_refused():
     tx = theory.monitored(optax.sgd(0.1))
     with pytest.raises(ValueError, match="needs the moments"):

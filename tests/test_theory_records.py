@@ -157,6 +157,20 @@ def test_the_frozen_kernel_fits_mode_by_mode():
         np.testing.assert_allclose(values[4:], 0, atol=1e-10)
 
 
+@pytest.mark.parametrize(("duration", "steps"), [(1.0, 0), (-1.0, 5), (float("nan"), 5)])
+def test_a_flow_without_a_length_is_refused(duration, steps):
+    with pytest.raises(ValueError, match="must be above 0, and steps"):
+        theory.gradient_flow(
+            lambda w, x: x @ w,
+            squared,
+            jnp.zeros(4),
+            (jnp.ones((5, 4)), jnp.ones(5)),
+            jnp.eye(4),
+            time=duration,
+            steps=steps,
+        )
+
+
 def test_the_reservoir_of_a_model_of_low_rank_moves_no_query():
     """3: a network that sees the signs of two coordinates tells at most four examples apart."""
     with jax.enable_x64(True):

@@ -285,7 +285,7 @@ def dpo(args: Sequence[str]) -> None:
     place, rest = _place(args, Path("runs/dpo"))
     if place.config is not None:
         raise InputError("snrgate dpo has no --config; give its settings as options")
-    settings = stored_settings(place.out, Dpo()) if place.resume else Dpo()
+    settings = _resumed(place, Dpo())
     if any(word in _HELP for word in rest):
         where = [line for line in _options(settings, place) if "config" not in line.option]
         shown = [line for line in where if not line.option.startswith("--pairs")]

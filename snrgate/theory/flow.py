@@ -79,7 +79,8 @@ def gradient_flow(
         The end of the flow and its record. In it the dissipation is the Gramian.
 
     Raises:
-        ValueError: the matrices would take more memory, or inputs have no common leading axis.
+        ValueError: the matrices would take more memory, inputs have no common leading axis, or
+            ``time`` or ``steps`` cannot be used.
         TypeError: a parameter is not a real floating-point array.
 
     Example:
@@ -98,6 +99,8 @@ def gradient_flow(
     problem, w = pose(f, loss, params, data, queries, memory, copies=6)
     first = first_record(problem, w, with_momentum=False)
     parts = first.propagator, first.gramian, first.training, first.test, first.reach
+    if not isinstance(steps, int) or steps < 1 or not time > 0:
+        raise ValueError(f"time={time} must be above 0, and steps={steps} a whole number above 0")
     step = jnp.asarray(time / steps, w.dtype)
 
     def along(at: _Moving, by: Array, rates: _Moving) -> _Moving:

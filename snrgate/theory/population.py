@@ -198,7 +198,11 @@ def monitored(
             decay=decay,
             weight=decay * state.weight + share,
         )
-        return step, _added(state, now, updates, jnp.minimum(examples / size, 1), value)
+        new = _added(state, now, updates, jnp.minimum(examples / size, 1), value)
+        # Statistics may be wider than the state, which a scan carries on as it is.
+        names = set(MonitorState._fields) - {"inner_state", "count", "update"}
+        kept = {n: jnp.asarray(getattr(new, n), getattr(state, n).dtype) for n in sorted(names)}
+        return step, new._replace(**kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from snrgate import preferences
 from snrgate.annotations import Array, Float, PyTree
+from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.packing import Packed, layout
 from snrgate.lab.tasks.task import Group, Task, require
 from snrgate.models.causal_lm import CausalLM, add_lora
@@ -98,14 +99,19 @@ def with_adapters(model: CausalLM, settings: Learning, seed: int) -> CausalLM:
         settings,
         layers=(settings.layers <= len(model.blocks), f"at most {len(model.blocks)}, the blocks"),
     )
+    if not settings.targets:
+        raise InputError("targets is empty; name layers that get adapters, such as q v")
     new = nnx.merge(*nnx.split(model))
-    add_lora(
-        new,
-        settings.rank,
-        targets=settings.targets,
-        first_layer=len(model.blocks) - settings.layers,
-        rngs=nnx.Rngs(params=seed),
-    )
+    try:
+        add_lora(
+            new,
+            settings.rank,
+            targets=settings.targets,
+            first_layer=len(model.blocks) - settings.layers,
+            rngs=nnx.Rngs(params=seed),
+        )
+    except ValueError as error:
+        raise InputError(f"targets = {settings.targets}: {error}") from error
     return new
 
 

@@ -135,7 +135,10 @@ class RunFolder:
         """
         path = self.path / _METRICS
         try:
-            return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+            rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+            if not all(isinstance(row, dict) and "step" in row for row in rows):
+                raise ValueError("a line is no measurement of a step")
+            return rows
         except FileNotFoundError:
             return []
         except ValueError as error:
