@@ -283,7 +283,7 @@ with a share of the labels swapped on top, and 300 others to measure on, labelle
 all humans. LoRA of rank 8 on q, k, v and o of the last block (of the last four where a row says
 `layers=4`), 400 steps of 16 pairs (6.4 epochs). The standard error of one accuracy is about 0.027.
 A run takes about 75 s with AdamW, 80 s with the gate by unit and 120 s by kernel, on one core that
-was not always free; with four blocks it takes about four times as long.
+was not always free; with four blocks it takes about five times as long.
 
 ## The last step
 
