@@ -250,7 +250,7 @@ def test_what_cannot_be_used_is_said(complaint, tmp_path, args, message):
     [
         (
             ["train", "table", "--optimizer.learning-rate", "-1"],
-            "learning_rate = -1.0 must be more",
+            "learning_rate = -1.0 must be at",
         ),
         (["train", "table", "--optimizer.learning-rate-warmup", "-5"], "warmup = -5 must be at"),
         (["train", "table", "--optimizer.weight-decay", "nan"], "weight_decay = nan must be at"),

@@ -205,7 +205,7 @@ CASES = {
         ROWS_COLUMNS,
     ),
     "unused": ((I, O), (I,), lambda w, x: x, ROWS_COLUMNS),
-    "nothing in it": ((0, 3), (I,), lambda w, x: jnp.append(x, w), ROWS_COLUMNS),
+    "nothing in it": ((0, 3), (I,), lambda w, x: jnp.append(x, w), None),
     "to one output": ((I, 1), (T, I), lambda w, x: x @ w, Sides((), (0,), ())),
     "from one input": ((1, O), (T, 1), lambda w, x: x @ w, Sides((), (1,), ())),
     "vector": ((I,), (T, I), lambda w, x: x @ w, None),

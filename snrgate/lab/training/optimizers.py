@@ -50,7 +50,7 @@ class AdamW:
         """Refuse numbers that cannot be trained with; those of the gate it refuses itself."""
         require(
             self,
-            learning_rate=(self.learning_rate > 0, "more than 0"),
+            learning_rate=(self.learning_rate >= 0, "at least 0"),
             weight_decay=(self.weight_decay >= 0, "at least 0"),
             b1=(0 <= self.b1 < 1, "in [0, 1)"),
             b2=(0 <= self.b2 < 1, "in [0, 1)"),
