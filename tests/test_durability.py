@@ -91,11 +91,11 @@ def begun(out):
     return (out / "config.json").exists()
 
 
-def test_a_dozen_kills_at_random_moments(tmp_path, uninterrupted):
+def test_half_a_dozen_kills_at_random_moments(tmp_path, uninterrupted):
     """Also while a checkpoint is written: one is due at nearly every moment."""
     rng = random.Random(0)
     kills, out = 0, tmp_path / "run"
-    while kills < 12:
+    while kills < 6:
         resume = ["--resume"] if begun(out) else []
         with child(*TINY, "--out", out, *resume) as process:
             while not begun(out) and process.is_alive():
