@@ -1,6 +1,5 @@
 """Diagnostics: gate fractions, steps sat out, the gradient noise scale, the risk of a step."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from snrgate.annotations import Array, Float, PyTree
-from snrgate.measure import is_measured
+from snrgate.measure import are_measured
 from snrgate.moments.kronecker import SideSums, trace
 from snrgate.moments.statistics import Moments, pool_like
 from snrgate.spectrum import Spectrum, evidence_spectra
@@ -128,13 +127,7 @@ def noise_scale(moments: Moments) -> Float[Array, ""]:
     signal = _total(jax.tree.map(jnp.square, moments.mean)) - noise
     n = jnp.asarray(moments.sample_size, noise.dtype)
     scale = jnp.where(signal > 0, n * noise / jnp.where(signal > 0, signal, 1), jnp.inf)
-    return jnp.where(_are_measured(moments), scale, jnp.nan)
-
-
-def _are_measured(moments: Moments) -> Array:
-    """Whether all squared differences were measured (``measure`` of ``value_and_moments``)."""
-    sums = jax.tree.leaves(moments.sum_sq_diff, is_leaf=lambda x: isinstance(x, SideSums))
-    return functools.reduce(jnp.logical_and, map(is_measured, sums), jnp.array(True))
+    return jnp.where(are_measured(moments.sum_sq_diff), scale, jnp.nan)
 
 
 class RiskDecrease(NamedTuple):
@@ -202,4 +195,5 @@ def risk_decrease(moments: Moments, preconditioner: PyTree | float = 1.0) -> Ris
         signal_sq = pool_like(signal_sq, noise)
         training += jnp.sum(p * signal_sq)
         population += jnp.sum(p * (signal_sq - noise))
-    return RiskDecrease(training, jnp.where(_are_measured(moments), population, jnp.nan))
+    measured = are_measured(moments.sum_sq_diff)
+    return RiskDecrease(training, jnp.where(measured, population, jnp.nan))

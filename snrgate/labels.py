@@ -76,15 +76,15 @@ def label_quality(outputs: ArrayLike, labels: ArrayLike, *, logits: bool = False
             raise ValueError(f"{name} are masked; leave the masked examples out, with their row")
     values, given = np.asarray(outputs), np.asarray(labels)
     _check(values, given)
-    eps = 0.0 if values.dtype.kind in "iu" else float(jnp.finfo(values.dtype).eps)
+    tolerance = _tolerance(values.dtype)
     values = values.astype(np.float64)
     if logits:
         shifted = values - values.max(1, keepdims=True)
         logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
         values = np.exp(logs)
     else:
-        _check_probabilities(values, max(_ROUNDING, _ROUNDINGS * eps))
-        if _ROUNDINGS * eps > _ROUNDING:  # of 16 bits, whose sums others would not take for one
+        _check_probabilities(values, tolerance)
+        if tolerance > _ROUNDING:  # of 16 bits, whose sums others would not take for one
             values = values / values.sum(1, keepdims=True)
         logs = values
     of_given = np.arange(len(given)), given
@@ -121,6 +121,12 @@ def _check(values: np.ndarray, given: np.ndarray) -> None:
         (given < 0) | (given >= values.shape[1]), f"has a label outside 0 ... {values.shape[1] - 1}"
     )
     _refuse(~np.isfinite(values.astype(np.float64)).all(1), "has an output that is not finite")
+
+
+def _tolerance(dtype: np.dtype) -> float:
+    """By how much the probabilities of an example may miss a sum of one."""
+    eps = 0.0 if dtype.kind in "iu" else float(jnp.finfo(dtype).eps)
+    return max(_ROUNDING, _ROUNDINGS * eps)
 
 
 def _check_probabilities(values: np.ndarray, tolerance: float) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from snrgate.annotations import Array, Bool, Float, Int, Scalar
+from snrgate.annotations import Array, Bool, Float, Int, PyTree, Scalar
 from snrgate.evidence import Reading
 from snrgate.moments.statistics import noise_of_sums
 from snrgate.momentum import observed_decay
@@ -18,6 +18,7 @@ __all__ = [
     "Motion",
     "Step",
     "advance",
+    "are_measured",
     "average",
     "finite_gradients",
     "is_measured",
@@ -229,6 +230,13 @@ def is_measured(sums: Any) -> Array:
     """Whether there are sums: where they were left out, a negative number stands everywhere."""
     numbers = jax.tree.leaves(sums)[0]
     return jnp.max(numbers) >= 0 if jnp.size(numbers) else jnp.array(True)
+
+
+def are_measured(sums: PyTree) -> Array:
+    """Whether there are sums of all parameters."""
+    return functools.reduce(
+        jnp.logical_and, map(is_measured, jax.tree.leaves(sums)), jnp.array(True)
+    )
 
 
 def average(old: list[Array], new: list[Array], decay: Scalar) -> list[Array]:

@@ -137,6 +137,11 @@ def _held_out(
     return lambda parts: least(points(runs_of(parts, part, grid), seen, metric)).metric
 
 
+def _chosen(parts: Parts, part: str) -> Point:
+    """The settings and the step of the least loss on held-out examples."""
+    return least(points(runs_of(parts, part), "held"))
+
+
 def _last_held_out(part: str) -> Callable[[Parts], float]:
     """The last step of the settings whose last step has the least loss on the hold-out."""
 
@@ -180,7 +185,7 @@ def _retrained(part: str) -> Callable[[Parts], float]:
     """What held-out examples choose, trained again on all examples for as many steps."""
 
     def choose(parts: Parts) -> float:
-        best = least(points(runs_of(parts, part), "held"))
+        best = _chosen(parts, part)
         curve = runs_of(parts, "AdamW")[best.name]["curve"]
         at = min(range(len(curve["step"])), key=lambda i: abs(curve["step"][i] - best.step))
         value = curve["metric"][at]
@@ -362,9 +367,7 @@ def values_of(found: Mapping[Key, Result]) -> dict[str, dict[int, float]]:
     Returns:
         By contender and seed, the error (:func:`error_of`); infinite where a run diverged.
     """
-    by_seed: dict[int, dict[str, dict[str, Result]]] = {}
-    for key, run in found.items():
-        by_seed.setdefault(key.seed, {}).setdefault(key.part, {})[key.name] = run
+    by_seed = _by_seed(found)
     values: dict[str, dict[int, float]] = {}
     for name, contender in CONTENDERS.items():
         for seed, parts in by_seed.items():
@@ -377,6 +380,14 @@ def values_of(found: Mapping[Key, Result]) -> dict[str, dict[int, float]]:
     return values
 
 
+def _by_seed(found: Mapping[Key, Result]) -> dict[int, dict[str, dict[str, Result]]]:
+    """The runs of a row, by seed, part and name of their settings."""
+    by_seed: dict[int, dict[str, dict[str, Result]]] = {}
+    for key, run in found.items():
+        by_seed.setdefault(key.seed, {}).setdefault(key.part, {})[key.name] = run
+    return by_seed
+
+
 def edges_of(found: Iterable[Mapping[Key, Result]]) -> tuple[int, int]:
     """How often the hold-out of AdamW chooses its highest rate or decay, and how often it chooses.
 
@@ -386,14 +397,9 @@ def edges_of(found: Iterable[Mapping[Key, Result]]) -> tuple[int, int]:
     highest = {f"{name} {max(h[name] for h in GRID):g}" for name in GRID[0]}
     at_edge = chosen = 0
     for runs in found:
-        for seed in {key.seed for key in runs}:
-            of_seed = {
-                key.name: run
-                for key, run in runs.items()
-                if key.part == "AdamW held out" and key.seed == seed
-            }
+        for parts in _by_seed(runs).values():
             try:
-                name = least(points(runs_of({"": of_seed}, ""), "held")).name
+                name = _chosen(parts, "AdamW held out").name
             except MissingRunError:
                 continue
             chosen += 1

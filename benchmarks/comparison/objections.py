@@ -6,7 +6,7 @@ from comparison.numbers import Values, by_data_set, interval, interval_of, ratio
 from comparison.rows import ROWS
 from comparison.words import numbers, place
 
-__all__ = ["objections", "said_ratio"]
+__all__ = ["COSINE", "objections", "said_ratio"]
 
 UNSEEN = (
     "reviews-30",
@@ -19,6 +19,8 @@ UNSEEN = (
     "permeability-noise",
 )
 """Rows of data sets that had no part in any choice of the gate's settings."""
+COSINE = "cosine, last by hold-out"
+"""AdamW with a schedule, kept at its last step."""
 NETS = ("cnn-40", "cnn-0")
 
 
@@ -58,10 +60,10 @@ def objections(
         f"{ratio('gate', 'AdamW, wide grid, hold-out')}.",
         "Nobody trains without a schedule.": "AdamW with a rate that falls to zero along a cosine, "
         f"by the same hold-out, has {ratio('cosine, hold-out')}. Where the hold-out chooses the "
-        f"settings alone and the last step is kept, it has {ratio('cosine, last by hold-out')}. "
-        f"The untuned gate over that has {ratio('gate', 'cosine, last by hold-out')}, the gate by "
-        f"its twin {ratio('gate, tuned by twin', 'cosine, last by hold-out')}, and the untuned "
-        f"gate with a cosine {ratio('gate, cosine', 'cosine, last by hold-out')}.",
+        f"settings alone and the last step is kept, it has {ratio(COSINE)}. "
+        f"The untuned gate over that has {ratio('gate', COSINE)}, the gate by "
+        f"its twin {ratio('gate, tuned by twin', COSINE)}, and the untuned "
+        f"gate with a cosine {ratio('gate, cosine', COSINE)}.",
         "A held-out loss on few rows is rough.": "Smoothed over three evaluations, it has "
         f"{ratio('AdamW, smoothed hold-out')}.",
         "Is 'no clear difference' as good?": "No. The intervals are wide, and a wide interval says "

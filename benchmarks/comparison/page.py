@@ -16,7 +16,7 @@ from comparison.choice import CONTENDERS, edges_of, end_of, values_of
 from comparison.contenders import TOLD
 from comparison.figures import DECIDING, curves, figure, measured_curves
 from comparison.numbers import Values, interval, interval_of, ratios, regrets, shared
-from comparison.objections import objections, said_ratio
+from comparison.objections import COSINE, objections, said_ratio
 from comparison.rows import ROWS, RULED
 from comparison.scales import POINTS, SCALES
 from comparison.seconds import seconds_of
@@ -48,7 +48,6 @@ SINGLE = ("gate", "gate, size unknown", "gate per unit", "paper's gate", "SOAP, 
 CONTROLS = ("shuffled", "mean", "own basis alone", "eigenvectors alone", "without doubt")
 PEERS = ("SAM, hold-out", "GCE, hold-out", "ELR, hold-out", "EchoMuon, hold-out")
 REFERENCES = ("network", "linear", "elastic net", "forest", "boosting")
-COSINE = "cosine, last by hold-out"
 STRONGER = (
     "cosine, hold-out",
     COSINE,

@@ -73,8 +73,7 @@ def denoise(args: Sequence[str]) -> None:
         _own_photo(args)
         return
     place, rest = _place(args, Path("runs/denoise"))
-    settings = denoise_config(place.config)
-    settings = _resumed(place, settings)
+    settings = _resumed(place, denoise_config(place.config))
     if any(word in _HELP for word in rest):
         from snrgate.lab.commands.own_photo import OwnPhoto
 
@@ -135,8 +134,7 @@ def train(args: Sequence[str]) -> None:
     task, _, optimizer = name.partition("/")
     optimizer = optimizer or optimizer_names(task)[0]
     place, rest = _place(rest, Path("runs") / task / optimizer)
-    settings = training_config(task, optimizer, place.config)
-    settings = _resumed(place, settings)
+    settings = _resumed(place, training_config(task, optimizer, place.config))
     if any(word in _HELP for word in rest):
         groups = {
             "run": _options(settings, place),
@@ -167,8 +165,8 @@ def compare(args: Sequence[str]) -> None:
         _show_tasks("compare", "TASK", "Trains with several optimizers of a task.")
     task, *rest = _named(args, "compare")
     place, rest = _place(rest, Path("runs/compare") / task)
-    settings = Comparison(config=None if place.config is None else str(place.config))
-    settings = _resumed(place, settings)
+    own = None if place.config is None else str(place.config)
+    settings = _resumed(place, Comparison(config=own))
     if any(word in _HELP for word in rest):
         groups = {"run": _options(settings, place)}
         about = f"{Comparison.__doc__} {_ABOUT}"
@@ -182,15 +180,15 @@ def _resumed(place: _Place, settings: Any) -> Any:
 
     A config that is named again counts. The folder refuses it where it has other values.
     """
-    from snrgate.lab.training.folder import stored_settings
+    from snrgate.lab.training.folder import FREE, stored_settings
 
     if not place.resume:
         return settings
     stored = stored_settings(place.out, settings)
     if place.config is None:
         return stored
-    # What may differ from the run, and is asked for by an option of its own.
-    free = {name: getattr(stored, name) for name in ("steps", "devices") if hasattr(stored, name)}
+    # What may differ from the run is asked for by an option of its own.
+    free = {name: getattr(stored, name) for name in FREE if hasattr(stored, name)}
     return dataclasses.replace(settings, **free)
 
 

@@ -120,8 +120,8 @@ def kl_per_token(
     same_shape(mask=mask, positions=policy[..., 0])
     wide = jnp.promote_types(policy.dtype, jnp.float32)
     new, old = (jax.nn.log_softmax(x.astype(wide)) for x in (policy, reference))
-    possible = jnp.exp(new) > 0
-    of_token = jnp.sum(jnp.exp(new) * jnp.where(possible, new - old, 0), axis=-1, where=possible)
+    law = jnp.exp(new)
+    of_token = jnp.sum(law * jnp.where(law > 0, new - old, 0), axis=-1)
     return jnp.sum(of_token * mask) / jnp.sum(mask)
 
 

@@ -96,11 +96,11 @@ def gradient_flow(
         >>> print(flow.params["w"].round(4), flow.record.test.round(4))  # 1 - exp(-1), twice
         0.6321 [[1.2642]]
     """
+    if not isinstance(steps, int) or steps < 1 or not time > 0:
+        raise ValueError(f"time={time} must be above 0, and steps={steps} a whole number above 0")
     problem, w = pose(f, loss, params, data, queries, memory, copies=6)
     first = first_record(problem, w, with_momentum=False)
     parts = first.propagator, first.gramian, first.training, first.test, first.reach
-    if not isinstance(steps, int) or steps < 1 or not time > 0:
-        raise ValueError(f"time={time} must be above 0, and steps={steps} a whole number above 0")
     step = jnp.asarray(time / steps, w.dtype)
 
     def along(at: _Moving, by: Array, rates: _Moving) -> _Moving:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from snrgate.annotations import Array, Float, Int, PyTree, Scalar
-from snrgate.measure import is_measured
+from snrgate.measure import are_measured
 from snrgate.moments.kronecker import SideSums, trace
 from snrgate.moments.statistics import noise_of_mean, pool_like
 from snrgate.theory.running import running_sum, second_decay, shifted, step_of_sum
@@ -188,8 +188,7 @@ def monitored(
         second = second_decay(*at, state.decay[1])
         decay, share = jnp.stack([first, second]), jnp.stack([share, 1 - second])
         own = _left_out(inner, updates, state, params, extra, dataset_size is not None)
-        measured = jnp.all(jnp.stack([is_measured(x) for x in jax.tree.leaves(sums)]))
-        own = jnp.where(measured & jnp.all(jnp.isfinite(own)), own, state.own)
+        own = jnp.where(are_measured(sums) & jnp.all(jnp.isfinite(own)), own, state.own)
         value = jnp.asarray(extra.get("value", jnp.nan), jnp.float32)
         now = state._replace(
             inner_state=inner_state,

@@ -12,9 +12,12 @@ import snrgate
 from snrgate.lab.errors import InputError
 from snrgate.lab.training.settings import flat, replaced
 
-__all__ = ["RunFolder", "stored_settings"]
+__all__ = ["FREE", "RunFolder", "stored_settings"]
 
 Settings = TypeVar("Settings")
+
+FREE = ("steps", "devices")
+"""Settings of a training that may differ where a run is resumed."""
 
 _SETTINGS = "config.json"
 _METRICS = "metrics.jsonl"

@@ -19,7 +19,7 @@ from snrgate.annotations import Array, Float, PyTree
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.checkpoint import open_checkpoints
-from snrgate.lab.training.folder import RunFolder
+from snrgate.lab.training.folder import FREE, RunFolder
 from snrgate.lab.training.interrupt import Stopped, deferred_interrupts, until_told
 from snrgate.lab.training.loop import TrainState
 from snrgate.lab.training.progress import progress_bar
@@ -116,7 +116,7 @@ def run(
     try:
         if _leads():
             if resume:
-                folder.reopen(what.settings, _fingerprint(what), free={"devices", "steps"})
+                folder.reopen(what.settings, _fingerprint(what), free=FREE)
             else:
                 folder.start(what.settings, _fingerprint(what))
         multihost_utils.sync_global_devices("the folder is there")
@@ -281,12 +281,12 @@ def _agreed(number: int | None) -> int | None:
 def _fingerprint(what: Run) -> int:
     """A checksum of the data, a few examples of every group of every task, and of the settings.
 
-    The settings of a comparison name a config, whose values may change. The number of steps and
-    of devices may always.
+    The settings of a comparison name a config, whose values may change. What is free may always.
     """
     value = 0
     if what.label is not None:
-        same = [dataclasses.replace(t, steps=1, devices=1) for t in what.trainings.values()]
+        fixed = dict.fromkeys(FREE, 1)
+        same = [dataclasses.replace(t, **fixed) for t in what.trainings.values()]
         value = zlib.crc32(repr(same).encode())
     for task in {id(task): task for _, task in what.everyone().values()}.values():
         examples = [group.sample(jax.random.key(0), 64) for group in task.groups]
