@@ -73,7 +73,8 @@ class Risk(NamedTuple):
         risk: the estimated loss on new examples with the same noise. NaN where more than nine
             tenths of the degrees of freedom of squared loss are spent: nothing is then left to
             tell the risk from.
-        standard_error: of ``risk``, for the chance of the perturbation.
+        standard_error: of ``risk``, for the chance of the perturbation. With one twin it is an
+            upper bound, because it counts the differences between the examples as chance, too.
     """
 
     train: Float[Array, ""]
@@ -209,10 +210,10 @@ def estimate(
     often = _counted(where, weights, losses)
     used, count = often > 0, jnp.sum(often)
     train = jnp.sum(often * losses, where=used) / count
-    df = jnp.sum(often * followed, where=used)
+    df = jnp.sum(often * jnp.mean(followed, 0), where=used)
+    chance = jnp.square(often) * _chance(followed, df / count)
     # Pairs of examples that move each other enter twice, which doubles the variance of the sum.
-    off = jnp.square(often * (followed - df / count))
-    error = jnp.sqrt(2 * jnp.sum(off, where=used)) / count
+    error = jnp.sqrt(2 * jnp.sum(chance, where=used)) / count
     numbers = df / count * jnp.sum(used)  # also where the weights do not add up to the examples
     if kind != "regression":
         return Risk(train, numbers, df / count, train + df / count, error)
@@ -306,19 +307,30 @@ def stacked(tree: PyTree, copies: int = 1) -> PyTree:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (1 + copies, *jnp.shape(x))), tree)
 
 
+def _chance(followed: Float[Array, "copies n ..."], mean: Array) -> Float[Array, "n ..."]:
+    """Variance of what each target contributes; one twin is compared with the mean of all targets.
+
+    The latter counts as chance, too, that some targets are followed more closely than others.
+    """
+    copies = len(followed)
+    if copies == 1:
+        return jnp.square(followed[0] - mean)
+    return jnp.var(followed, axis=0, ddof=1) / copies
+
+
 def _of_squares(
-    outputs: Float[Array, "copies n ..."], twins: Twins, kind: str
-) -> tuple[Float[Array, "n ..."], Float[Array, "n ..."]]:
-    """The squared error of every target, and how far its output follows it."""
+    outputs: Float[Array, "runs n ..."], twins: Twins, kind: str
+) -> tuple[Float[Array, "n ..."], Float[Array, "copies n ..."]]:
+    """The squared error of every target, and how far its output follows it in each twin."""
     targets = twins.targets.astype(outputs.dtype)
     # By the moves that were made: they are the signs times the size, rounded to the targets' dtype.
     follows = (outputs[1:] - outputs[:1]) / (targets[1:] - targets[:1])
-    return jnp.square(outputs[0] - targets[0]), jnp.mean(follows, 0)
+    return jnp.square(outputs[0] - targets[0]), follows
 
 
 def _of_family(
-    outputs: Float[Array, "copies n ..."], twins: Twins, kind: str
-) -> tuple[Float[Array, "n ..."], Float[Array, "n ..."]]:
+    outputs: Float[Array, "runs n ..."], twins: Twins, kind: str
+) -> tuple[Float[Array, "n ..."], Float[Array, "copies n ..."]]:
     """The negative log-likelihood of every target, and its covariance with its parameter."""
     targets, eta = twins.targets, outputs
     if kind != "classes":
@@ -331,13 +343,13 @@ def _of_family(
             jnp.take_along_axis(follows, t[..., None], -1)[..., 0]
             for t in (targets[1:], jnp.broadcast_to(targets[0], targets[1:].shape))
         )
-        return loss, jnp.mean(new - old, 0) / (2 * twins.scale)
+        return loss, (new - old) / (2 * twins.scale)
     if kind == "binary":
         loss = jax.nn.softplus(eta[0]) - targets[0] * eta[0]
     else:
         log_factorial = jax.scipy.special.gammaln(targets[0] + 1.0)
         loss = jnp.exp(eta[0]) - targets[0] * eta[0] + log_factorial
-    return loss, jnp.mean((targets[1:] - targets[:1]) * follows, 0) / (2 * twins.scale)
+    return loss, (targets[1:] - targets[:1]) * follows / (2 * twins.scale)
 
 
 def _tenth(targets: Float[Array, "n ..."]) -> Float[Array, "..."]:

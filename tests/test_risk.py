@@ -129,6 +129,23 @@ def test_degrees_of_freedom_are_the_trace_of_the_hat_matrix(name):
     assert 0.8 < ratio < 1.6, ratio
 
 
+@pytest.mark.parametrize("copies", [1, 2, 8, 60])
+def test_the_standard_error_is_that_of_chance_whatever_the_leverages(copies):
+    """A few examples are followed closely and the others are not, which is no chance."""
+    inputs = X * jnp.where(jnp.arange(N) < 6, 8.0, 0.3)[:, None]
+    hat = inputs @ jnp.linalg.solve(inputs.T @ inputs + jnp.eye(INPUTS), inputs.T)
+
+    @jax.jit
+    @jax.vmap
+    def of(key):
+        twins = risk.perturb(key, Y, "regression", copies=copies)
+        return risk.estimate(twins.targets @ hat.T, twins, "regression")
+
+    found = of(jax.random.split(jax.random.key(9), 400))
+    ratio = jnp.sqrt(jnp.mean(jnp.square(found.standard_error))) / found.risk.std()
+    assert 0.8 < ratio < (1.25 if copies > 1 else 3), ratio
+
+
 def test_the_estimate_is_the_error_on_new_targets():
     """Many data sets: the mean estimate, and the mean error on new noise at the same inputs."""
     hat = HATS["ridge"]()
