@@ -193,6 +193,20 @@ def test_the_reservoir_of_a_model_of_low_rank_moves_no_query():
             np.testing.assert_allclose(a, b, atol=1e-9)
 
 
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_rate_that_falls_to_zero_is_recorded(x64):
+    """Compiled, a linear schedule can end a rounding error below zero."""
+    with jax.enable_x64(x64):
+        posed = problem()
+        rate = optax.linear_schedule(0.1, 0, 10)
+        until, beyond = (
+            theory.record(*posed[:2], optax.sgd(rate), *posed[2:], steps=n) for n in (10, 14)
+        )
+        for name in ("propagator", "gramian", "training", "test", "reach"):
+            a, b = (getattr(run.record, name) for run in (until, beyond))
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_a_step_that_is_no_multiple_of_the_momentum_is_refused():
     with jax.enable_x64(True):
         posed = problem()

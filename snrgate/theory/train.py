@@ -18,6 +18,8 @@ from snrgate.theory.transfer import Moved, Record, advance, first_record
 
 __all__ = ["Recorded", "record"]
 
+_ROUNDING = 1e-6  # of the largest step; a schedule that falls to zero may end just below it
+
 
 class Recorded(NamedTuple):
     """A recorded training run.
@@ -40,6 +42,7 @@ class _Carry(NamedTuple):
     opt_state: optax.OptState
     record: Record
     decay: Array
+    largest: Float[Array, ""]  # step per unit of the momentum so far
     mapped: Bool[Array, ""]
 
 
@@ -121,9 +124,8 @@ def record(
         first = first_record(problem, w, running_sum(state) is not None)
         start = Recorded(params, state, first, jnp.zeros(0, w.dtype))
     step = _stepper(problem, f, loss, optax.with_extra_args_support(tx), block, nodes)
-    carry = _Carry(
-        start.params, start.opt_state, start.record, jnp.zeros((), w.dtype), jnp.array(True)
-    )
+    zero = jnp.zeros((), w.dtype)
+    carry = _Carry(start.params, start.opt_state, start.record, zero, zero, jnp.array(True))
     batches = _batches(problem.n, steps, batch_size, key)
     carry, losses = jax.jit(lambda c, b: jax.lax.scan(step, c, b))(carry, batches)
     if not bool(carry.mapped):
@@ -175,12 +177,13 @@ def _stepper(
         # The diagonal that the step really had.
         u, m = ravel_pytree(updates)[0], ravel_pytree(running)[0]
         gain = jnp.where(m == 0, 0, -u / jnp.where(m == 0, 1, m))
-        mapped = jnp.all(gain >= 0) & jnp.all((m != 0) | (u == 0))
+        largest = jnp.maximum(carry.largest, jnp.max(gain))
+        mapped = jnp.all(gain >= -_ROUNDING * largest) & jnp.all((m != 0) | (u == 0))
         w = ravel_pytree(params)[0]
         counts = jnp.bincount(places, length=problem.n).astype(w.dtype) * (problem.n / places.size)
         moved = Moved(w, ravel_pytree(after)[0], gain, decay, share, counts)
         value = problem.loss(problem.outputs(w, problem.x))
         new = advance(problem, carry.record, moved, nodes)
-        return _Carry(after, new_state, new, decay, carry.mapped & mapped), value
+        return _Carry(after, new_state, new, decay, largest, carry.mapped & mapped), value
 
     return step
