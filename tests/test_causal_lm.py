@@ -313,14 +313,24 @@ QWEN2 = json.loads((FILES / "qwen2" / "config.json").read_text())
         (LLAMA, "attn_logit_softcapping", 50.0),
         (QWEN2, "use_sliding_window", True),
         (QWEN2, "layer_types", ["full_attention", "sliding_attention"]),
+        (LLAMA, "rope_parameters", "default"),
+        (LLAMA, "rope_theta", "10000"),
+        (LLAMA, "rms_norm_eps", "1e-6"),
+        (LLAMA, "tie_word_embeddings", "no"),
+        (LLAMA, "hidden_size", "16"),
+        (LLAMA, "num_attention_heads", 0),
+        (LLAMA, "num_hidden_layers", 1.5),
         (QWEN2, "num_key_value_heads", None),
         (QWEN2, "vocab_size", None),
     ],
 )
 def test_a_configuration_of_another_network_is_refused_by_name(given, name, value):
     huggingface.config_from(given, "it")
-    with pytest.raises(ValueError, match=name):
-        huggingface.config_from(given | {name: value}, "it")
+    changed = given | {name: value}
+    if name == "rope_theta":
+        del changed["rope_parameters"]
+    with pytest.raises(ValueError, match=f"it.*{name}"):
+        huggingface.config_from(changed, "it")
 
 
 def test_old_and_new_spellings_of_a_configuration_are_one():
@@ -439,6 +449,11 @@ def test_damaged_and_quantised_files_are_named(tmp_path):
     file.write_bytes((FILES / "llama" / "model.safetensors").read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"model.safetensors cannot be read"):
         load(tmp_path / "model")
+    tokens = tmp_path / "model" / "tokenizer.json"
+    file.write_bytes((FILES / "llama" / "model.safetensors").read_bytes())
+    tokens.write_text(tokens.read_text()[:-40])
+    with pytest.raises(ValueError, match=r"tokenizer.json cannot be read"):
+        load(tmp_path / "model")
     (tmp_path / "model.gguf").write_bytes((FILES / "llama.gguf").read_bytes()[:-4000])
     with pytest.raises(ValueError, match=r"model.gguf cannot be read as GGUF"):
         load(tmp_path / "model.gguf")
@@ -470,6 +485,9 @@ def test_conversations_without_a_template_or_that_it_refuses():
         loaded("llama").tokenizer.chat([{"role": "user", "content": None}])
     with pytest.raises(ValueError, match="refuses this conversation"):
         loaded("llama").tokenizer.chat([{"role": "user"}])
+    for broken in ("{{ 1 / 0 }}", "{% for %}", "{{ messages[0].content.nothing() }}"):
+        with pytest.raises(ValueError, match="refuses this conversation"):
+            Tokenizer(backend, template=broken, special={}).chat(TEXTS["chat"])
     evil = "{{ messages.__class__.__mro__ }}"
     with pytest.raises(ValueError, match="unsafe"):
         Tokenizer(backend, template=evil, special={}).chat(TEXTS["chat"])
@@ -506,6 +524,9 @@ def test_adapters_that_do_not_fit_are_refused(settings, message):
         ("rank_pattern", {"v_proj": 1}),
         ("something_new", 1),
         ("lora_alpha", None),
+        ("lora_alpha", "16"),
+        ("r", "2"),
+        ("r", 0),
         ("r", 3),
     ],
 )
@@ -514,7 +535,15 @@ def test_adapters_of_another_kind_are_refused_by_name(name, value, tmp_path):
     file = tmp_path / "it" / "adapter_config.json"
     given = json.loads(file.read_text()) | {name: value}
     file.write_text(json.dumps({k: v for k, v in given.items() if v is not None}))
-    with pytest.raises(ValueError, match="q_proj" if name == "r" else name):
+    with pytest.raises(ValueError, match="q_proj" if (name, value) == ("r", 3) else name):
+        load_adapters(tmp_path / "it", fresh())
+
+
+def test_a_damaged_file_of_adapters_is_named(tmp_path):
+    shutil.copytree(FILES / "peft", tmp_path / "it")
+    file = tmp_path / "it" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"adapter_model.safetensors cannot be read"):
         load_adapters(tmp_path / "it", fresh())
 
 

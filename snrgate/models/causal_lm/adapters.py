@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from snrgate.models.causal_lm.config import refuse, refuse_unknown
+from snrgate.models.causal_lm.config import check_positive, check_sizes, refuse, refuse_unknown
 from snrgate.models.causal_lm.decoder import CausalLM
 from snrgate.models.causal_lm.extra import require
 from snrgate.models.causal_lm.huggingface import read_json
@@ -202,11 +202,20 @@ def load_adapters(folder: str | os.PathLike, model: CausalLM) -> None:
     refuse_unknown(where, config, _KNOWN)
     if missing := [name for name in ("r", "lora_alpha") if name not in config]:
         raise ValueError(f"{where}: these entries are missing: {', '.join(missing)}")
-    rank = config["r"]
-    scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
+    rank, alpha = config["r"], config["lora_alpha"]
+    try:
+        check_sizes({"r": rank})
+        check_positive({"lora_alpha": alpha})
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     if not (folder / _TENSORS).exists():
         raise FileNotFoundError(f"{folder / _TENSORS} is missing")
-    tensors = require("safetensors.numpy").load_file(folder / _TENSORS)
+    safetensors, numpy = require("safetensors"), require("safetensors.numpy")
+    try:
+        tensors = numpy.load_file(folder / _TENSORS)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{folder / _TENSORS} cannot be read: {error}") from error
     places = _places(model, tensors, rank, folder / _TENSORS)
     for layer, target in places:
         adapter = _attach(model, layer, target, rank, nnx.Rngs(params=0))

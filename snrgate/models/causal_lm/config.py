@@ -1,10 +1,11 @@
 """The sizes of a causal language model, and the configurations that are refused."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
-__all__ = ["Config", "refuse", "refuse_unknown"]
+__all__ = ["Config", "check_positive", "check_sizes", "refuse", "refuse_unknown"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Config:
         qkv_bias: whether queries, keys and values have a bias, as in Qwen2.
 
     Raises:
-        ValueError: ``kv_heads`` does not divide ``heads``, or ``head_width`` is odd.
+        ValueError: a size is no whole number of at least 1; another number is not positive;
+            ``kv_heads`` does not divide ``heads``, or ``head_width`` is odd.
     """
 
     vocabulary: int
@@ -41,10 +43,37 @@ class Config:
     qkv_bias: bool = False
 
     def __post_init__(self):
+        given = dataclasses.asdict(self)
+        others = ("rope_theta", "norm_epsilon", "tied", "qkv_bias")
+        check_sizes({name: size for name, size in given.items() if name not in others})
+        check_positive({name: given[name] for name in others[:2]})
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads = {self.kv_heads} must divide heads = {self.heads}")
         if self.head_width % 2:
             raise ValueError(f"head_width = {self.head_width} must be even, for the rotations")
+
+
+def check_sizes(sizes: Mapping[str, Any]) -> None:
+    """Refuse sizes that are none.
+
+    Raises:
+        ValueError: a size is no whole number of at least 1.
+    """
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{name} = {size!r} must be a whole number of at least 1")
+
+
+def check_positive(numbers: Mapping[str, Any]) -> None:
+    """Refuse what is no positive number.
+
+    Raises:
+        ValueError: a number is not positive and finite, or a value no number.
+    """
+    for name, value in numbers.items():
+        real = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (real and 0 < value < math.inf):
+            raise ValueError(f"{name} = {value!r} must be a positive number")
 
 
 def refuse(where: str, name: str, value: Any, supported: str) -> NoReturn:

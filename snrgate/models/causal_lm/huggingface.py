@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from snrgate.models.causal_lm.config import Config, refuse, refuse_unknown
+from snrgate.models.causal_lm.config import (
+    Config,
+    check_positive,
+    check_sizes,
+    refuse,
+    refuse_unknown,
+)
 from snrgate.models.causal_lm.extra import require
 from snrgate.models.causal_lm.tokenizer import Tokenizer
 from snrgate.models.causal_lm.weights import HUGGING_FACE, Checkpoint
@@ -102,16 +108,27 @@ def config_from(given: Mapping[str, Any], where: str) -> Config:
     if missing := [name for name in needed if given.get(name) is None]:
         raise ValueError(f"{where}: these entries are missing: {', '.join(missing)}")
     sizes = {ours: given[theirs] for theirs, ours in _SIZES.items()}
-    heads = sizes["heads"]
-    return Config(
-        **sizes,
-        kv_heads=given.get("num_key_value_heads") or heads,
-        head_width=given.get("head_dim") or sizes["width"] // heads,
-        rope_theta=_rope_theta(given, where),
-        norm_epsilon=given.get("rms_norm_eps", 1e-6),
-        tied=given.get("tie_word_embeddings", False),
-        qkv_bias=kind == "qwen2",
-    )
+    reals = {
+        "rope_theta": _rope_theta(given, where),
+        "rms_norm_eps": given.get("rms_norm_eps", 1e-6),
+    }
+    tied = given.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        refuse(where, "tie_word_embeddings", tied, "true or false")
+    try:
+        check_sizes({theirs: given[theirs] for theirs in _SIZES})
+        check_positive(reals)
+        return Config(
+            **sizes,
+            kv_heads=given.get("num_key_value_heads") or sizes["heads"],
+            head_width=given.get("head_dim") or sizes["width"] // sizes["heads"],
+            rope_theta=reals["rope_theta"],
+            norm_epsilon=reals["rms_norm_eps"],
+            tied=tied,
+            qkv_bias=kind == "qwen2",
+        )
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _refuse_windows(given: Mapping[str, Any], where: str) -> None:
@@ -123,16 +140,18 @@ def _refuse_windows(given: Mapping[str, Any], where: str) -> None:
         refuse(where, "layer_types", sorted(layers), "full_attention")
 
 
-def _rope_theta(given: Mapping[str, Any], where: str) -> float:
+def _rope_theta(given: Mapping[str, Any], where: str) -> Any:
     """The base of the wavelengths, which newer files keep with the kind of rotation."""
     rope = given.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        refuse(where, "rope_parameters", rope, "an object with entries")
     if rope.get("rope_type", "default") != "default":
         refuse(where, "rope_parameters.rope_type", rope["rope_type"], "default")
     if rope.get("partial_rotary_factor", 1) != 1:
         refuse(where, "rope_parameters.partial_rotary_factor", rope["partial_rotary_factor"], "1")
     known = {"rope_type", "rope_theta", "partial_rotary_factor"}
     refuse_unknown(f"{where}, rope_parameters", rope, known)
-    return float(rope.get("rope_theta") or given.get("rope_theta") or 10_000.0)
+    return rope.get("rope_theta") or given.get("rope_theta") or 10_000.0
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -173,7 +192,10 @@ def _files(folder: Path) -> list[Path]:
             f"{folder} has neither {single.name} nor {index.name}. A model in another format can "
             "be saved as safetensors with transformers: model.save_pretrained(folder)."
         )
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict):
+        raise ValueError(f"{index} has no weight_map, which names the file of each tensor")
+    names = sorted(set(listed.values()))
     if missing := [name for name in names if not (folder / name).exists()]:
         raise FileNotFoundError(f"{index} names files that are missing: {', '.join(missing)}")
     return [folder / name for name in names]
@@ -192,7 +214,11 @@ def open_tokenizer(folder: Path) -> Tokenizer:
             f"{path} is missing. transformers writes it: "
             "AutoTokenizer.from_pretrained(name).save_pretrained(folder)."
         )
-    backend = require("tokenizers").Tokenizer.from_file(str(path))
+    tokenizers = require("tokenizers")
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises no narrower one
+        raise ValueError(f"{path} cannot be read: {error}") from error
     backend.no_truncation()
     backend.no_padding()
     settings_path = folder / "tokenizer_config.json"

@@ -85,7 +85,7 @@ class Tokenizer:
                 "This model has no chat template. Give it plain text, or an instruction-tuned "
                 "model, whose files have one."
             )
-        error = require("jinja2").TemplateError
+        require("jinja2")
         try:
             return _compiled(self._template).render(
                 messages=list(messages),
@@ -94,7 +94,7 @@ class Tokenizer:
                 documents=None,
                 **self._special,
             )
-        except (error, TypeError) as reason:
+        except Exception as reason:  # a template is a program of others, which may raise anything
             raise ValueError(f"The chat template refuses this conversation: {reason}") from reason
 
 
