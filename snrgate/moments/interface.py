@@ -261,7 +261,7 @@ def _finite_padding(batch: PyTree, weights: Float[Array, " b"]) -> PyTree:
     """
 
     def finite(x: ArrayLike) -> ArrayLike:
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
+        if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
             return x
         ignored = jnp.expand_dims(weights == 0, range(1, jnp.ndim(x)))
         return jnp.where(ignored & ~jnp.isfinite(x), 0, x)

@@ -170,8 +170,9 @@ def _of_characters(text: str, name: str) -> str:
     return text
 
 
-def _holds(messages: Text, prompt: str) -> bool:
-    """Whether a conversation has a message that holds the prompt."""
+def _holds(reply: Text, prompt: str) -> bool:
+    """Whether a reply is a conversation with a message that holds the prompt."""
+    messages = [] if isinstance(reply, str) else reply
     return any(prompt.strip() in message["content"] for message in messages)
 
 

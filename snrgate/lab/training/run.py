@@ -285,7 +285,7 @@ def _fingerprint(what: Run) -> int:
     """
     value = 0
     if what.label is not None:
-        fixed = dict.fromkeys(FREE, 1)
+        fixed: dict[str, Any] = dict.fromkeys(FREE, 1)
         same = [dataclasses.replace(t, **fixed) for t in what.trainings.values()]
         value = zlib.crc32(repr(same).encode())
     for task in {id(task): task for _, task in what.everyone().values()}.values():
