@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import numbers, page, words
+from comparison import fixed, numbers, page, words
 from comparison.choice import CONTENDERS, edges_of, error_of, name_of, values_of
 from comparison.contenders import (
     GRID,
@@ -21,10 +21,10 @@ from comparison.contenders import (
     scale_by_echo,
 )
 from comparison.measure import EVERY, Runner, wanted
-from comparison.rows import ROWS, RULED, Arrays, row_of
+from comparison.rows import Arrays, row_of
 from comparison.runs import _generalised, _with_arguments, without
-from comparison.scales import POINTS
-from comparison.seconds import seconds_of
+from comparison.seconds import seconds_of, step_ratios
+from comparison.stored import Stored
 
 from snrgate import gate, kronecker
 from snrgate.kernel import Kernel
@@ -98,6 +98,49 @@ def test_how_often_the_edge_of_the_grid_is_chosen():
     ]
     assert edges_of([chosen(1), chosen(2), chosen(6)]) == (2, 3)
     assert edges_of([{}]) == (0, 0)
+
+
+def test_a_fixed_setting_is_chosen_by_other_data_sets():
+    # On the table setting 2 is best, on concrete setting 5, on both digits setting 7.
+    best = {"table": 2, "concrete": 5, "digits-0": 7, "cnn-0": 7}
+    least = {"table": 0.2, "concrete": 0.5, "digits-0": 0.6, "cnn-0": 0.6}
+    found = {
+        row: {
+            Key("AdamW", name_of(h), 0): run([0.1, least[row] if i == at else 1.0 + i / 100])
+            for i, h in enumerate(GRID)
+        }
+        for row, at in best.items()
+    }
+    found["meats"] = dict(list(found["table"].items())[:5])  # not all nine have been measured
+    values = fixed.fixed(found)
+    assert "meats" not in values
+    # Without digits, setting 2 has the least mean logarithm. With them it has so for concrete only.
+    assert values["digits-0"][fixed.FIXED] == {0: 1.02}
+    assert values["cnn-0"][fixed.FIXED] == {0: 1.02}
+    assert values["concrete"][fixed.FIXED] == {0: 1.02}
+    assert values["table"][fixed.FIXED] == {0: 1.07}
+    assert {v[fixed.HINDSIGHT][0] for v in values.values()} == {0.2, 1.02}
+
+
+def test_the_time_of_a_contender_is_that_of_all_its_runs():
+    def timed(seconds, up=False):
+        return run([0.5], up) | {"seconds": seconds}
+
+    def row(up):
+        return {
+            Key("kernels with twin", "a", 0): timed(8.0, up),
+            Key("AdamW with twin", "a", 0): timed(2.0, up),
+            Key("AdamW held out", "a", 0): timed(1.0, up),
+            Key("AdamW", "a", 0): timed(1.0, up),
+        }
+
+    of_numbers, of_labels = seconds_of({"table": row(False)}), seconds_of({"digits-0": row(True)})
+    assert of_numbers["gate, z by twin"] == 4 * 8
+    assert of_labels["gate, z by twin"] == 4 * 8 + 4  # the law of the labels is a gated run
+    assert of_numbers["AdamW, twin"] == 4 * 2
+    assert of_labels["AdamW, twin"] == 4 * 2 + 4
+    assert of_labels["AdamW, hold-out"] == of_numbers["AdamW, hold-out"] == 9
+    assert step_ratios({"table": row(False)}) == {"table": 4}
 
 
 def test_rows_of_one_data_set_count_once():
@@ -312,20 +355,15 @@ def test_echo_keeps_what_the_slow_momentum_confirms():
 
 def test_the_pages_are_those_of_the_runs():
     root = Path(__file__).parents[1]
-    found = page.read(root / page.OUT, ROWS)
-    values = page.errors(found)
-    scales = page.errors(page.read(root / page.OUT, POINTS))
     written = root / page.OUT
-    counted = {row: found[row] for row in page.counted(values)}
-    seconds, edges = seconds_of(counted), edges_of(counted.values())
-    ruled = page.read(root / page.OUT, RULED)
-    assert (written / "README.md").read_text() == page.page(values, seconds, scales, ruled, edges)
-    assert (written / "rows.md").read_text() == page.rows_page(values)
+    stored = Stored.read(written)
+    assert (written / "README.md").read_text() == page.page(stored)
+    assert (written / "rows.md").read_text() == page.rows_page(stored.values)
     readme = (root / "README.md").read_text()
-    assert page.first_table(values) in readme
-    assert page.first_sentence(values) in " ".join(readme.split())
+    assert page.first_table(stored.values) in readme
+    assert page.first_sentence(stored) in " ".join(readme.split())
     # Every run is one of its row as it is now.
-    for name, runs in found.items():
+    for name, runs in stored.runs.items():
         assert {run["of"] for run in runs.values()} == {Runner(name).mark}
 
 

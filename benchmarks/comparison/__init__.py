@@ -11,6 +11,6 @@ same number of steps, and their rivals have nine too. The runs of a row are a fi
 ``results/comparison``.
 
 Read ``rows`` for the data, ``contenders`` for what is trained, ``runs`` and ``measure`` for how,
-``choice`` for what each contender comes to, and ``numbers``, ``objections``, ``words`` and ``page``
-for what is said of it.
+``choice`` and ``fixed`` for what each contender comes to, ``stored`` for what the pages are written
+from, and ``numbers``, ``objections``, ``words`` and ``page`` for what is said of it.
 """

@@ -137,9 +137,9 @@ def _held_out(
     return lambda parts: least(points(runs_of(parts, part, grid), seen, metric)).metric
 
 
-def _chosen(parts: Parts, part: str) -> Point:
+def _chosen(parts: Parts, part: str, grid: Iterable[Mapping[str, float]] = GRID) -> Point:
     """The settings and the step of the least loss on held-out examples."""
-    return least(points(runs_of(parts, part), "held"))
+    return least(points(runs_of(parts, part, grid), "held"))
 
 
 def _last_held_out(part: str) -> Callable[[Parts], float]:
@@ -279,7 +279,9 @@ CONTENDERS: dict[str, Contender] = {
         _retrained("AdamW held out"), 10, "the same choice, trained on all examples"
     ),
     "AdamW, twin": Contender(
-        _by_twin("AdamW with twin", TWIN_GRID), 9, "a twin chooses settings and step"
+        _by_twin("AdamW with twin", TWIN_GRID),
+        9,
+        "a twin chooses settings and step; for labels their law is that of a gated run",
     ),
     "AdamW or gate, twin": Contender(
         _mixed_by_twin, 9, "a twin chooses between two settings of AdamW and two thresholds"
@@ -388,18 +390,21 @@ def _by_seed(found: Mapping[Key, Result]) -> dict[int, dict[str, dict[str, Resul
     return by_seed
 
 
-def edges_of(found: Iterable[Mapping[Key, Result]]) -> tuple[int, int]:
+def edges_of(
+    found: Iterable[Mapping[Key, Result]], grid: Sequence[Mapping[str, float]] = GRID
+) -> tuple[int, int]:
     """How often the hold-out of AdamW chooses its highest rate or decay, and how often it chooses.
 
     Args:
         found: the runs of each row.
+        grid: the settings among which it chooses.
     """
-    highest = {f"{name} {max(h[name] for h in GRID):g}" for name in GRID[0]}
+    highest = {f"{name} {max(h[name] for h in grid):g}" for name in grid[0]}
     at_edge = chosen = 0
     for runs in found:
         for parts in _by_seed(runs).values():
             try:
-                name = _chosen(parts, "AdamW held out").name
+                name = _chosen(parts, "AdamW held out", grid).name
             except MissingRunError:
                 continue
             chosen += 1

@@ -8,7 +8,17 @@ from scipy.stats import t as student
 
 from comparison.rows import ROWS
 
-__all__ = ["Values", "by_data_set", "interval", "interval_of", "ratios", "regrets", "shared"]
+__all__ = [
+    "Values",
+    "by_data_set",
+    "data_set",
+    "interval",
+    "interval_of",
+    "log_ratio",
+    "ratios",
+    "regrets",
+    "shared",
+]
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 """The error by row, contender and seed."""
@@ -42,8 +52,13 @@ def ratios(values: Values, name: str, other: str, kind: str = "") -> dict[str, l
         seeds = shared(of_row, (name, other))
         pairs = [(of_row[name][s], of_row[other][s]) for s in seeds]
         if pairs:
-            found[row] = [math.log(_counted(a) / _counted(b)) for a, b in pairs]
+            found[row] = [log_ratio(a, b) for a, b in pairs]
     return found
+
+
+def log_ratio(error: float, other: float) -> float:
+    """The logarithm of the ratio of two errors, each as it counts."""
+    return math.log(_counted(error) / _counted(other))
 
 
 def _counted(error: float) -> float:
@@ -58,9 +73,14 @@ def by_data_set(logs: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """
     found: dict[str, list[float]] = {}
     for row, of_row in logs.items():
-        first = row.partition("-")[0]
-        found.setdefault({"cnn": "digits"}.get(first, first), []).append(statistics.fmean(of_row))
+        found.setdefault(data_set(row), []).append(statistics.fmean(of_row))
     return found
+
+
+def data_set(row: str) -> str:
+    """The data set that a row is made of."""
+    first = row.partition("-")[0]
+    return {"cnn": "digits"}.get(first, first)
 
 
 def interval(logs: Mapping[str, Sequence[float]]) -> tuple[float, float, float]:

@@ -9,20 +9,21 @@ there, and ``docs/_static/regret.png``.
 import math
 import statistics
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from comparison.choice import CONTENDERS, edges_of, end_of, values_of
+from comparison.choice import CONTENDERS, end_of
 from comparison.contenders import TOLD
 from comparison.figures import DECIDING, curves, figure, measured_curves
+from comparison.fixed import FIXED, HINDSIGHT
 from comparison.numbers import Values, interval, interval_of, ratios, regrets, shared
-from comparison.objections import COSINE, objections, said_ratio
+from comparison.objections import COSINE, objections, said_ratio, times
 from comparison.rows import ROWS, RULED
-from comparison.scales import POINTS, SCALES
-from comparison.seconds import seconds_of
+from comparison.scales import SCALES
+from comparison.stored import Stored
 from comparison.words import ADVICE, KINDS, PAGE, ROWS_PAGE, verdict
 from snrgate.lab.study.tables import head, line
-from snrgate.lab.training.results import Key, Result, Results
+from snrgate.lab.training.results import Key, Result
 
 __all__ = ["main", "page"]
 
@@ -31,9 +32,7 @@ PICTURES = Path("docs/_static")
 
 _WIDTH = 100
 APART = 0.05
-"""Relative difference of two median errors above which one contender is ahead."""
-LEAST_SEEDS = 3
-"""Fresh seeds without which a row is not counted."""
+"""Relative difference of two errors above which one contender is ahead on a row."""
 CLOSE = 1.02
 """Ratio of two errors up to which they count as level."""
 HONEST = (
@@ -49,6 +48,7 @@ CONTROLS = ("shuffled", "mean", "own basis alone", "eigenvectors alone", "withou
 PEERS = ("SAM, hold-out", "GCE, hold-out", "ELR, hold-out", "EchoMuon, hold-out")
 REFERENCES = ("network", "linear", "elastic net", "forest", "boosting")
 STRONGER = (
+    FIXED,
     "cosine, hold-out",
     COSINE,
     "AdamW, smoothed hold-out",
@@ -73,23 +73,6 @@ FIRST_COLUMNS = {
     "gate, twin": "gate, tuned by twin",
     "AdamW, oracle": "AdamW, oracle",
 }
-
-
-def read(out: Path, names: Iterable[str]) -> dict[str, dict[Key, Result]]:
-    """The runs of all rows that have been measured, as far as they have."""
-    found = {name: Results(out / f"{name}.jsonl").read() for name in names}
-    return {name: runs for name, runs in found.items() if runs}
-
-
-def errors(found: Mapping[str, Mapping[Key, Result]]) -> dict[str, dict[str, dict[int, float]]]:
-    """The errors by row, contender and seed."""
-    values = {name: values_of(runs) for name, runs in found.items()}
-    return {name: of_row for name, of_row in values.items() if of_row}
-
-
-def counted(values: Values) -> Values:
-    """The rows with enough fresh seeds for a ratio of theirs to count."""
-    return {row: v for row, v in values.items() if len(v.get("gate", ())) >= LEAST_SEEDS}
 
 
 def table(values: Values, names: Sequence[str]) -> list[str]:
@@ -143,30 +126,22 @@ def ratio_said(logs: Mapping[str, Sequence[float]]) -> str:
     return f"{mean:.2f} ({between}{len(logs)})"
 
 
-def page(
-    values: Values,
-    seconds: Mapping[str, float],
-    scales: Values,
-    ruled: Mapping[str, Mapping[Key, Result]],
-    edges: tuple[int, int],
-) -> str:
+def page(stored: Stored) -> str:
     """The page.
 
     Args:
-        values: the errors of the rows; those of few seeds are named and not counted.
-        seconds: of all runs of a contender, by name.
-        scales: the errors of the points of the curves.
-        ruled: the runs on equations and rules.
-        edges: how often the hold-out chose the highest rate or decay, and how often it chose.
+        stored: what was measured; rows of few seeds are named and not counted.
     """
 
     def part(*names: str) -> str:
         return "\n".join(table(values, names))
 
-    measured, values = values, counted(values)
-    few = [ROWS[row].title for row in measured if row not in values]
-    unmeasured = [row.title for name, row in ROWS.items() if name not in measured]
+    values, seconds, scales = stored.counted, stored.seconds, stored.scales
+    few = [ROWS[row].title for row in stored.values if row not in values]
+    unmeasured = [row.title for name, row in ROWS.items() if name not in stored.values]
     others = [n for n in CONTENDERS if n not in ("AdamW, hold-out", *CONTROLS)]
+    others[others.index("averaged, hold-out") : 0] = [FIXED, HINDSIGHT]
+    longer = sorted(stored.times.values())
     said = {
         "one gated run that nobody tunes": "gate",
         "the gate with the settings and step of its twin": "gate, tuned by twin",
@@ -180,6 +155,12 @@ def page(
             cosine=said_ratio(values, COSINE),
             over_cosine=said_ratio(values, "gate", COSINE),
             elr=said_ratio(values, "ELR, hold-out"),
+            fixed=said_ratio(values, "gate", FIXED),
+            hindsight=said_ratio(values, "gate", HINDSIGHT),
+            least_time=longer[0],
+            median_time=statistics.median(longer),
+            most_time=longer[-1],
+            slowest=ROWS[max(stored.times, key=stored.times.__getitem__)].title,
             **placed(values, "gate", "AdamW, hold-out"),
             **{
                 f"tuned_{where}": rows
@@ -197,16 +178,18 @@ def page(
         stops="\n".join(_where_there(values, STOPS)),
         references="\n".join(_where_there(values, REFERENCES)),
         folds=part("AdamW, folds", "AdamW, twin", "AdamW, retrained", "AdamW, hold-out"),
-        objections=objections(values, seconds, scales, edges),
-        told="\n".join(told(ruled)),
+        objections=objections(stored),
+        told="\n".join(told(stored.ruled)),
         few="; ".join(few) or "none",
-        least=LEAST_SEEDS,
+        least=stored.LEAST_SEEDS,
         unmeasured="; ".join(unmeasured) or "none",
         not_measured=_not_measured(scales),
         scales_seeds=max((len(s) for v in scales.values() for s in v.values()), default=0),
         contenders="\n".join(
             f"- **{name}**{_runs_said(c.runs)}: {c.said}." for name, c in CONTENDERS.items()
         ),
+        fixed=FIXED,
+        hindsight=HINDSIGHT,
     )
     return wrapped(text)
 
@@ -234,12 +217,10 @@ def _runs_said(runs: int) -> str:
 def placed(values: Values, name: str, other: str) -> dict[str, str]:
     """The rows where one contender is ahead of another, level with it, and behind it."""
     found: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
-    for row, of_row in values.items():
-        if seeds := shared(of_row, (name, other)):
-            mine, theirs = (statistics.median(of_row[n][s] for s in seeds) for n in (name, other))
-            ratio = mine / theirs
-            where = "ahead" if ratio < 1 - APART else "behind" if ratio > 1 + APART else "level"
-            found[where].append(f"{ROWS[row].title} ({ratio:.2f})")
+    for row, logs in ratios(values, name, other).items():
+        ratio = math.exp(statistics.fmean(logs))
+        where = "ahead" if ratio < 1 - APART else "behind" if ratio > 1 + APART else "level"
+        found[where].append(f"{ROWS[row].title} ({ratio:.2f})")
     return {where: "; ".join(rows) or "none" for where, rows in found.items()}
 
 
@@ -289,14 +270,15 @@ def first_table(values: Values) -> str:
     return "\n".join(lines) + "\n"
 
 
-def first_sentence(values: Values) -> str:
+def first_sentence(stored: Stored) -> str:
     """How one gated run compares with nine runs and a hold-out, over all rows."""
-    over_plain, over_cosine = (
-        said_ratio(counted(values), "gate", other) for other in ("AdamW, hold-out", COSINE)
+    plain, cosine, single = (
+        times(stored.counted, "gate", other) for other in ("AdamW, hold-out", COSINE, HINDSIGHT)
     )
     return (
-        f"One gated run over that hold-out has {over_plain}; over such runs with a cosine, kept at "
-        f"their last step, {over_cosine}."
+        f"On average the error of one gated run is {plain} that of AdamW with this hold-out, "
+        f"{cosine} that of a cosine's last step, and {single} that of one run of AdamW with the "
+        "best setting in hindsight."
     )
 
 
@@ -320,16 +302,12 @@ def _not_measured(scales: Values) -> str:
 
 def main() -> None:
     """Write everything."""
-    found = read(OUT, ROWS)
-    values = errors(found)
-    scales = errors(read(OUT, POINTS))
-    seconds = seconds_of({row: found[row] for row in counted(values)})
-    edges = edges_of(found[row] for row in counted(values))
-    (OUT / "README.md").write_text(page(values, seconds, scales, read(OUT, RULED), edges))
-    (OUT / "rows.md").write_text(rows_page(values))
-    figure(counted(values)).savefig(PICTURES / "regret.png", dpi=120)
-    if measured_curves(scales):
-        curves(scales).savefig(PICTURES / "scales.png", dpi=120)
+    stored = Stored.read(OUT)
+    (OUT / "README.md").write_text(page(stored))
+    (OUT / "rows.md").write_text(rows_page(stored.values))
+    figure(stored.counted).savefig(PICTURES / "regret.png", dpi=120)
+    if measured_curves(stored.scales):
+        curves(stored.scales).savefig(PICTURES / "scales.png", dpi=120)
 
 
 if __name__ == "__main__":
