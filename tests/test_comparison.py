@@ -85,6 +85,9 @@ def test_stronger_hold_outs_by_hand():
     )
     assert values_of(falling)["cosine, hold-out"][0] == pytest.approx(0.3)
     assert values_of(falling)["cosine, last by hold-out"][0] == pytest.approx(0.8)
+    assert "cosine, retrained" not in values_of(falling)
+    again = runs("cosine", lambda i: run([0.9, 0.05 * i]))
+    assert values_of(falling | again)["cosine, retrained"][0] == pytest.approx(0.2)
 
 
 def test_how_often_the_edge_of_the_grid_is_chosen():

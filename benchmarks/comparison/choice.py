@@ -144,13 +144,18 @@ def _chosen(parts: Parts, part: str, grid: Iterable[Mapping[str, float]] = GRID)
 
 def _last_held_out(part: str) -> Callable[[Parts], float]:
     """The last step of the settings whose last step has the least loss on the hold-out."""
+    return lambda parts: _least_last(parts, part).metric
 
-    def choose(parts: Parts) -> float:
-        runs = runs_of(parts, part, _grid(part))
-        ends = [found[-1] for name in runs if (found := points({name: runs[name]}, "held"))]
-        return least(ends).metric
 
-    return choose
+def _least_last(parts: Parts, part: str) -> Point:
+    runs = runs_of(parts, part, _grid(part))
+    return least(found[-1] for name in runs if (found := points({name: runs[name]}, "held")))
+
+
+def _cosine_retrained(parts: Parts) -> float:
+    """The same settings, trained again on all examples, at their last step."""
+    best = _least_last(parts, "cosine held out")
+    return end_of(_one(parts, "cosine", best.name))
 
 
 def _smoothed(parts: Parts) -> float:
@@ -274,6 +279,9 @@ CONTENDERS: dict[str, Contender] = {
         _last_held_out("cosine held out"),
         9,
         "the same, kept at its last step; the hold-out chooses the settings alone",
+    ),
+    "cosine, retrained": Contender(
+        _cosine_retrained, 10, "the same settings, trained on all examples, at their last step"
     ),
     "AdamW, retrained": Contender(
         _retrained("AdamW held out"), 10, "the same choice, trained on all examples"

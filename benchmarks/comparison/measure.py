@@ -88,6 +88,7 @@ def wanted(row: str, seed: int, parts: tuple[str, ...]) -> Iterator[Key]:
         yield from (Key("AdamW with twin", name_of(h), seed) for h in TWIN_GRID)
     if "schedules" in parts:
         yield from (Key("cosine held out", name_of(h), seed) for h in GRID)
+        yield from (Key("cosine", name_of(h), seed) for h in GRID)
         yield from (Key("AdamW held out", name_of(h), seed) for h in WIDE_GRID)
         yield Key("single", "gate, cosine", seed)
     if "single" in parts:
@@ -177,8 +178,8 @@ class Runner:
             return [{"step": 0, "metric": metric_of(self.base.task, name, seed)}]
         words = name.split()
         hyper = {k: float(v) for k, v in zip(words[::2], words[1::2], strict=True)}
-        if part == "AdamW":
-            return self._plain(AdamW(), hyper, seed)
+        if part in ("AdamW", "cosine"):
+            return self._plain(self._of_row(HELD_OUT[part][0]), hyper, seed)
         if part == "AdamW folds":
             folds = [self._held_out(AdamW(), "plain", hyper, seed, FOLDS, i) for i in range(FOLDS)]
             return [

@@ -17,7 +17,7 @@ from comparison.contenders import TOLD
 from comparison.figures import DECIDING, curves, figure, measured_curves
 from comparison.fixed import FIXED, HINDSIGHT
 from comparison.numbers import Values, interval, interval_of, ratios, regrets, shared
-from comparison.objections import COSINE, objections, said_ratio, times
+from comparison.objections import COSINE, RETRAINED, objections, said_ratio, times
 from comparison.rows import ROWS, RULED
 from comparison.scales import SCALES
 from comparison.stored import Stored
@@ -51,6 +51,7 @@ STRONGER = (
     FIXED,
     "cosine, hold-out",
     COSINE,
+    RETRAINED,
     "AdamW, smoothed hold-out",
     "AdamW, wide grid, hold-out",
     "gate, cosine",
