@@ -4,7 +4,11 @@ import importlib.util
 import mmap
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import jaxtyping
 
 
 def known(flag: str) -> bool:
@@ -41,3 +45,20 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A silent broadcast between arrays of different rank is an error.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+
+def outermost(decorate: Callable[..., Any]) -> Callable[..., Any]:
+    """The decorator that checks shapes and types, but not for functions within functions.
+
+    These are made at every call of the function around them, and their checks with them, which
+    would take a quarter of the time of all tests. What they are given is checked there.
+    """
+
+    def decorator(**settings: Any) -> Callable[[Any], Any]:
+        checked = decorate(**settings)
+        return lambda made: made if "<locals>" in made.__qualname__ else checked(made)
+
+    return decorator
+
+
+jaxtyping.jaxtyped = outermost(jaxtyping.jaxtyped)
