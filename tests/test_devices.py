@@ -55,6 +55,17 @@ def test_shard_map(check_vma, microbatch_size, weights):
     assert_same(run(PARAMS, (X, Y), weights), expected)
 
 
+@pytest.mark.parametrize("axes", ["data", ("data", "model")])
+def test_a_batch_that_every_device_holds_is_refused(axes):
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    grad_fn = snrgate.value_and_moments(loss_fn, axis_name=axes)
+    spread = P("model") if axes == "data" else P("data")
+    other = "data" if axes == "data" else "model"
+    run = jax.shard_map(grad_fn, mesh=mesh, in_specs=(P(), spread), out_specs=P())
+    with pytest.raises(ValueError, match=f"axis_name='{other}': every device of this axis holds"):
+        jax.jit(run)(PARAMS, (X, Y))
+
+
 def test_replicated_parameters_are_mis_summed_without_the_cast():
     """The bug that the library works around, so that it is noticed when JAX changes."""
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

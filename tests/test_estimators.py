@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -255,6 +256,52 @@ def test_a_column_that_has_no_categories_is_named(column, says):
     table = pd.DataFrame({"a": np.arange(12.0), "e": pd.Series(column, dtype=object)})
     with pytest.raises(ValueError, match=says):
         GatedClassifier(**QUICK).fit(table, np.arange(12) % 2)
+
+
+@pytest.mark.parametrize("kind", [float, int, bool, Decimal])
+def test_a_column_of_objects_that_are_numbers_is_one_of_numbers(kind):
+    rng = np.random.default_rng(0)
+    values = pd.Series([kind(round(v)) for v in 3 * rng.standard_normal(60)])
+    plain = pd.DataFrame({"a": values.astype(float), "b": np.arange(60.0)})
+    objects = plain.assign(a=values.astype(object))
+    objects.loc[3, "a"], plain.loc[3, "a"] = None, np.nan
+    y = plain["a"].fillna(0).to_numpy() + plain["b"].to_numpy()
+    found, wanted = (GatedRegressor(**QUICK).fit(x, y) for x in (objects, plain))
+    np.testing.assert_array_equal(found.predict(objects), wanted.predict(plain))
+    np.testing.assert_array_equal(found.predict(plain), wanted.predict(plain))
+
+
+@pytest.mark.parametrize(
+    ("fitted", "given"),
+    [
+        (["1", "2", "3"], [1, 2, 3]),
+        (pd.Categorical([1, 2, 3]), ["1", "2", "3"]),
+        (pd.Categorical([1, 2, 3]), pd.Categorical(["1", "2", "3"])),
+    ],
+)
+def test_categories_that_come_back_as_another_type_are_refused(fitted, given):
+    frame = pd.DataFrame({"zip": fitted, "a": [0.0, 1.0, 2.0]})
+    model = GatedRegressor(**QUICK).fit(frame, [1.0, 2.0, 3.0])
+    assert np.isfinite(model.predict(frame)).all()
+    with pytest.raises(ValueError, match=r"column 'zip' held .* when the estimator was fitted"):
+        model.predict(frame.assign(zip=given))
+    assert np.isfinite(model.predict(frame.assign(zip=[None, None, None]))).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, 7.0])
+def test_a_column_that_never_varied_changes_nothing(value):
+    x = np.random.default_rng(0).standard_normal((40, 2))
+    y = x[:, 0]
+    plain = pd.DataFrame(x, columns=["a", "b"])
+    model = GatedRegressor(**QUICK).fit(plain.assign(c=value), y)
+    before = model.predict(plain.assign(c=value))
+    np.testing.assert_array_equal(model.predict(plain.assign(c=1000.0)), before)
+    # Among the first examples of a stream it says nothing yet.
+    model = GatedRegressor(**QUICK | {"z": 0.01})
+    for _ in range(40):
+        model.partial_fit(plain.assign(c=0.0), y)
+        model.partial_fit(plain.assign(c=1.0), y + 3)
+    assert np.mean(model.predict(plain.assign(c=1.0)) - model.predict(plain.assign(c=0.0))) > 1
 
 
 @pytest.mark.parametrize("dtype", ["string", "object"])

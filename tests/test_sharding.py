@@ -1,5 +1,6 @@
 """A mesh over batch and parameters: the same moments; the state lies where its parameters do."""
 
+import contextlib
 import functools
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from communication import collectives
+from flax import linen
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -121,6 +123,36 @@ def test_explicit_batches_without_jit_or_a_mesh_in_context():
     _, moments = grad_fn(put(jnp.ones(()), mesh, P()), put(x, mesh, P("data")), weights=weights)
     np.testing.assert_allclose(moments.mean, x[::2].mean(), rtol=1e-6)
     np.testing.assert_allclose(moments.sum_sq_diff, x[::2].var() * 8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, np.array([1, 1, 0, 2] * 8, np.float32)])
+@pytest.mark.parametrize("compiled", [True, False], ids=["jit", "eager"])
+def test_an_explicit_model_axis_needs_no_mesh_in_context(compiled, weights):
+    mesh = mesh_of("explicit")
+
+    def column_parallel(params, example):
+        (first, *_), (x, y) = params, example
+        return jnp.sum((jnp.tanh(x @ first["kernel"] + first["bias"]) - y[0]) ** 2)
+
+    grad_fn = snrgate.value_and_moments(column_parallel, block="kronecker")
+    run = jax.jit(grad_fn) if compiled else grad_fn
+    params, batch = put(PARAMS, mesh, TENSOR_PARALLEL), put(BATCH, mesh, P("data"))
+    got = run(params[:1], batch, weights=weights)
+    assert_same(got, grad_fn(PARAMS[:1], BATCH, weights=weights))
+
+
+@pytest.mark.parametrize("in_context", [True, False])
+def test_a_loop_that_begins_with_a_constant_runs_on_explicit_batches(in_context):
+    """As every recurrent network has one."""
+    rnn = linen.RNN(linen.GRUCell(3))
+    x = jax.random.normal(KEYS[3], (8, 5, 3))
+    params = rnn.init(jax.random.key(0), x[0])
+    grad_fn = snrgate.value_and_moments(lambda p, x: jnp.sum(rnn.apply(p, x) ** 2))
+    mesh = jax.make_mesh((8,), ("data",))
+    spread = put(x, mesh, P("data"))
+    with jax.set_mesh(mesh) if in_context else contextlib.nullcontext():
+        got = jax.jit(grad_fn)(params, spread)
+    assert_same(got, jax.jit(grad_fn)(params, x))
 
 
 @pytest.mark.parametrize("check_vma", [True, False])

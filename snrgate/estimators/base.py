@@ -128,10 +128,12 @@ class Gated(BaseEstimator):
         width = columns.shape[1]
         return rows[:, :width], rows[:, width:], weights
 
-    def _begin(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
-        """Set up all that is learned before the first step."""
+    def _begin(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, whole: bool) -> None:
+        """Set up all that is learned before the first step, from all examples or from the first."""
         count = self._begin_targets(y, weights)
         self._scaler = Scaler.of(x, weights, self._encoder.numerical)
+        if not whole:  # what is constant among the first examples may vary later
+            self._scaler = self._scaler._replace(varies=np.ones(x.shape[1], bool))
         self._random = check_random_state(self.random_state)
         inputs = self._scaler(x[:1]).shape[1]
         self.network_ = initial((inputs, *self.hidden_sizes, count), self._random)
@@ -162,7 +164,7 @@ class Gated(BaseEstimator):
         """Train from the start, on examples that come back."""
         self._encoder = Encoder(x)
         columns, targets, weights = self._examples(x, y, sample_weight)
-        self._begin(columns, targets, weights)
+        self._begin(columns, targets, weights, whole=True)
         inputs = _filled(self._scaler(columns)).astype(np.float32)
         begin = self.network_, self.optimizer_state_
         seed = self._random.randint(2**31)
@@ -202,7 +204,7 @@ class Gated(BaseEstimator):
             self._encoder = Encoder(x)
         columns, targets, weights = self._examples(x, y, sample_weight)
         if first:
-            self._begin(columns, targets, weights)
+            self._begin(columns, targets, weights, whole=False)
         inputs = _filled(self._scaler(columns)).astype(np.float32)
         batches = _once(inputs, self._targets(targets), weights, self.batch_size, self._random)
         self._train(batches, self._rates(self.z, math.inf, math.inf))

@@ -1,5 +1,8 @@
 """Columns of a table as numbers: categories, missing values, standardisation."""
 
+from collections.abc import Iterable
+from decimal import Decimal
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +21,9 @@ def is_frame(x: Any) -> bool:
 class Encoder:
     """Columns as numbers: a category becomes an input of its own, what is missing stays NaN.
 
-    The columns of a table that are neither numbers nor booleans are categorical. A category that
-    was not seen is none of the inputs. A missing category is a category.
+    The columns of a table that are neither numbers nor booleans are categorical. A column of
+    objects that are all numbers is one of numbers. A category that was not seen is none of the
+    inputs. A missing category is a category.
 
     Args:
         x: a table of pandas, or an array of numbers.
@@ -28,7 +32,9 @@ class Encoder:
     def __init__(self, x: Any):
         dtypes = list(x.dtypes) if is_frame(x) else [x.dtype] * x.shape[1]
         self.names = [str(name) for name in (x.columns if is_frame(x) else range(x.shape[1]))]
-        self.categorical = np.array([dtype.kind not in "biuf" for dtype in dtypes], bool)
+        self.categorical = np.array(
+            [not _is_numerical(x, at, dtype) for at, dtype in enumerate(dtypes)], bool
+        )
         for name, dtype in zip(self.names, dtypes, strict=True):
             if dtype.kind in "mMc":
                 raise ValueError(f"column {name!r} has dtype {dtype}; turn it into real numbers")
@@ -38,10 +44,10 @@ class Encoder:
         )
         if self.categorical.any():
             categories = self._categories(x)
-            names = np.array(self.names, object)[self.categorical]
-            for name, column in zip(names, categories.T, strict=True):
+            for name, column in self._named(categories):
                 _check_comparable(name, column)
             self.encoder.fit(categories)
+            self.kinds = {name: _kinds(column) for name, column in self._named(categories)}
 
     def __call__(self, x: Any) -> np.ndarray:
         """The numbers, those of the numerical columns first."""
@@ -55,7 +61,15 @@ class Encoder:
         numbers = self._numbers(x)
         if not self.categorical.any():
             return numbers
-        return np.hstack([numbers, np.asarray(self.encoder.transform(self._categories(x)))])
+        categories = self._categories(x)
+        for name, column in self._named(categories):
+            if (new := _kinds(column) - self.kinds[name]) and self.kinds[name]:
+                raise ValueError(
+                    f"column {name!r} held {', '.join(self.kinds[name])} when the estimator was "
+                    f"fitted, and holds {', '.join(new)} now, of which none would be known; give "
+                    "the column the type that it had"
+                )
+        return np.hstack([numbers, np.asarray(self.encoder.transform(categories))])
 
     def _numbers(self, x: Any) -> np.ndarray:
         kept = np.flatnonzero(~self.categorical)
@@ -80,6 +94,29 @@ class Encoder:
         table = x.iloc[:, np.flatnonzero(self.categorical)].astype(object)
         return table.where(table.notna(), None).to_numpy(object)
 
+    def _named(self, categories: np.ndarray) -> Iterable[tuple[str, np.ndarray]]:
+        """The name and the values of every categorical column."""
+        names = np.array(self.names, object)[self.categorical]
+        return zip(names, categories.T, strict=True)
+
+
+def _is_numerical(x: Any, at: int, dtype: Any) -> bool:
+    """Whether a column has numbers: by its type, or by its values where these are objects."""
+    if str(dtype) != "object" or not is_frame(x):  # texts and categories of pandas are objects, too
+        return dtype.kind in "biuf"
+    return _kinds(x.iloc[:, at][x.iloc[:, at].notna()].to_numpy(object)) <= {"numbers"}
+
+
+def _kinds(column: np.ndarray) -> set[str]:
+    """What kinds of values a column has, apart from what is missing."""
+    given = {type(value) for value in column if value is not None}
+    return {
+        "numbers"
+        if issubclass(kind, (Real, Decimal, np.bool_))
+        else f"values of type {kind.__name__}"
+        for kind in given
+    }
+
 
 def _check_comparable(name: str, column: np.ndarray) -> None:
     """Refuse values of which no list of categories can be made."""
@@ -102,11 +139,14 @@ class Scaler(NamedTuple):
         scale: divided by; 1 where a column is constant.
         missing: indices of the columns in which some of the values were missing. Each has one more
             input, which says where.
+        varies: whether a column had different values. One that had not stays zero, because nothing
+            is learned of it.
     """
 
     mean: np.ndarray
     scale: np.ndarray
     missing: np.ndarray
+    varies: np.ndarray
 
     @classmethod
     def of(cls, x: np.ndarray, weights: np.ndarray, numbers: int) -> "Scaler":
@@ -131,12 +171,13 @@ class Scaler(NamedTuple):
             np.concatenate([mean * size, np.zeros(rest)]),
             np.concatenate([np.where(varies, deviation * size, 1.0), np.ones(rest)]),
             np.flatnonzero(there.any(0) & ~there.all(0)),
+            np.concatenate([varies, np.ones(rest, bool)]),
         )
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The standardised columns, and one for each in which values were missing."""
         missing = np.isnan(x)
-        known = np.where(missing, 0.0, x / self.scale - self.mean / self.scale)
+        known = np.where(missing | ~self.varies, 0.0, x / self.scale - self.mean / self.scale)
         return np.hstack([known, missing[:, self.missing]])
 
 

@@ -12,6 +12,7 @@ from snrgate.annotations import Array, ArrayLike, Float, PyTree
 from snrgate.block import BLOCKS, KRONECKER, Block
 from snrgate.moments.factored import factored_moments, formed_moments
 from snrgate.moments.origin import note
+from snrgate.moments.per_example import each_once
 from snrgate.moments.sharded import axes_of_examples, on_own_examples
 from snrgate.moments.statistics import Moments, merge, merge_across
 from snrgate.moments.varying import vary, varying_axes, zeros_varying_like
@@ -121,10 +122,9 @@ def value_and_moments(
         compute = METHODS[method if known else "vmap"]
         if weights is not None:
             batch = _finite_padding(batch, weights)
-        given = _each_once(size) if weights is None else weights
-        params, weights = _vary_like((params, given), batch)
+        params, weights = _vary_like((params, weights), batch)
 
-        def run(chunk_of_batch: PyTree, chunk_weights: Array) -> tuple[Array, Any, Moments]:
+        def run(chunk_of_batch: PyTree, chunk_weights: Any) -> tuple[Array, Any, Moments]:
             return compute(
                 scalar_loss,
                 params,
@@ -139,7 +139,8 @@ def value_and_moments(
         if chunk is None:
             loss, aux, moments = run(batch, weights)
         else:
-            loss, aux, moments = _in_microbatches(run, batch, weights, measure, chunk)
+            counts = each_once(batch) if weights is None else weights
+            loss, aux, moments = _in_microbatches(run, batch, counts, measure, chunk)
         if axis_name is not None:
             loss, moments = _over_devices(loss, moments, measure, axis_name)
         return loss, aux, moments
@@ -176,14 +177,6 @@ def _marked(moments: Moments, measure: Any) -> Moments:
         return moments
     sums = jax.tree.map(lambda x: jnp.where(measure, x, -1), moments.sum_sq_diff)
     return moments._replace(sum_sq_diff=sums)
-
-
-def _each_once(size: Any) -> Float[Array, " b"]:
-    """Weights of one; they are known to be ones while tracing, too, where the size is known."""
-    if not isinstance(size, int):
-        return jnp.ones(size, jnp.result_type(float))
-    with jax.ensure_compile_time_eval():
-        return jnp.asarray(np.ones(size, jnp.result_type(float)))
 
 
 def _over_devices(

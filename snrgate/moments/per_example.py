@@ -11,13 +11,27 @@ from snrgate.block import Block, Sides, summed
 from snrgate.gate import pool
 from snrgate.moments.kronecker import SideSums, example_products, unfold
 from snrgate.moments.statistics import Moments, Sums, accumulator_dtype
-from snrgate.moments.varying import if_measured
+from snrgate.moments.varying import if_measured, vary, varying_axes
 from snrgate.trees import select
 
-__all__ = ["array_moments", "expand", "moments_of_examples", "vmap_moments", "weighted_mean"]
+__all__ = [
+    "array_moments",
+    "each_once",
+    "expand",
+    "moments_of_examples",
+    "vmap_moments",
+    "weighted_mean",
+]
 
 Pools = tuple[tuple[int, ...] | Sides, ...]
 """For every parameter the axes to pool, or the sides of its kernel."""
+
+
+def each_once(batch: PyTree) -> Float[Array, " b"]:
+    """A weight of one for every example, which varies over devices as the batch does."""
+    leaves = jax.tree.leaves(batch)
+    axes = frozenset().union(*map(varying_axes, leaves))
+    return vary(jnp.ones(jnp.shape(leaves[0])[0], jnp.result_type(float)), axes)
 
 
 def expand(weights: Float[Array, " b"], like: Array) -> Array:

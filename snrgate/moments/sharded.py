@@ -65,13 +65,18 @@ def on_own_examples(
     def on_device(params: PyTree, batch: PyTree, weights: Any, traced: Any) -> tuple[Any, Any, Any]:
         return run(params, batch, weights, measure if known else traced)
 
-    loss, aux, moments = jax.shard_map(
+    apart = jax.shard_map(
         on_device,
         mesh=mesh,
         in_specs=(P(), P(axes), P(axes), P()),
         out_specs=(P(), P(axes), P()),
         axis_names=set(axes),
-    )(whole, examples[0], examples[1], None if known else put(measure))
+        # A loop of the loss that begins with a constant would not vary as what it makes of it does.
+        check_vma=False,
+    )
+    # Compiled, because shard_map alone takes no other axes of the mesh outside of jit.
+    compiled = jax.jit(apart, inline=True)
+    loss, aux, moments = compiled(whole, *examples, None if known else put(measure))
 
     def like(p: Any, x: Any) -> Any:
         if isinstance(x, SideSums):  # the axes of a side are not those of the parameter

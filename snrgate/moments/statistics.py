@@ -20,7 +20,7 @@ import numpy as np
 from snrgate.annotations import Array, Float, PyTree, Scalar
 from snrgate.gate import pool
 from snrgate.moments.kronecker import SideSums, not_negative, outer_sums
-from snrgate.moments.varying import if_measured
+from snrgate.moments.varying import check_varies, if_measured
 
 __all__ = [
     "Moments",
@@ -217,7 +217,11 @@ def merge_across(moments: Moments, axis_name: Any, *, measure: Any = True) -> Mo
 
     Returns:
         The same moments on every device.
+
+    Raises:
+        ValueError: the moments are the same on every device already, where that can be told.
     """
+    check_varies((moments.mean, moments.sample_size), axis_name)
     own = jnp.asarray(moments.sample_size)
     weighted = jax.tree.map(lambda m: m * own.astype(m.dtype), moments.mean)
 

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from snrgate.annotations import Array, PyTree
 from snrgate.branch import either
 
-__all__ = ["if_measured", "vary", "varying_axes", "zeros_of_type", "zeros_varying_like"]
+__all__ = [
+    "check_varies",
+    "if_measured",
+    "vary",
+    "varying_axes",
+    "zeros_of_type",
+    "zeros_varying_like",
+]
 
 
 def varying_axes(x: Any) -> frozenset[str]:
@@ -21,6 +28,26 @@ def vary(x: Array, axes: frozenset[str]) -> Array:
     """``x``, cast to vary over ``axes`` too."""
     missing = tuple(sorted(axes - varying_axes(x)))
     return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
+def check_varies(tree: PyTree, axis_name: Any) -> None:
+    """Refuse to sum over devices that all hold the same examples.
+
+    Where ``jax.shard_map`` keeps no account of what varies (``check_vma=False``, and in ``pmap``
+    and ``vmap``), nothing can be told.
+
+    Raises:
+        ValueError: no leaf varies over one of the axes, and that can be told.
+    """
+    varying = frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
+    for name in axis_name if isinstance(axis_name, tuple | list) else (axis_name,):
+        told = varying_axes(jax.lax.axis_index(name))
+        if name in told and name not in varying:
+            raise ValueError(
+                f"axis_name={name!r}: every device of this axis holds the same examples, which "
+                f"would count once for each; spread the batch over the axis (in_specs=P({name!r})) "
+                "or leave axis_name out"
+            )
 
 
 def zeros_varying_like(shape: Any, like: Array) -> Array:

@@ -23,7 +23,13 @@ from snrgate.moments.factored.table import RULES
 from snrgate.moments.factored.terms import Product
 from snrgate.moments.factored.trace import Constant, trace
 from snrgate.moments.factored.values import Values, counts_of, fits, in_turns, looked_up
-from snrgate.moments.per_example import Pools, array_moments, vmap_moments, weighted_mean
+from snrgate.moments.per_example import (
+    Pools,
+    array_moments,
+    each_once,
+    vmap_moments,
+    weighted_mean,
+)
 from snrgate.moments.statistics import Moments, accumulator_dtype, merge
 from snrgate.moments.varying import zeros_of_type
 from snrgate.trees import select
@@ -38,7 +44,7 @@ def factored_moments(
     loss_fn: Callable[..., Any],
     params: PyTree,
     batch: PyTree,
-    weights: Float[Array, " b"],
+    weights: Float[Array, " b"] | None,
     *,
     block: Block,
     has_aux: bool,
@@ -51,7 +57,7 @@ def factored_moments(
         loss_fn: ``(params, example) -> loss`` or ``(loss, aux)``.
         params: tree of floating-point arrays.
         batch: tree of arrays ``(b, ...)``.
-        weights: how often each example counts, ``(b,)``.
+        weights: how often each example counts, ``(b,)``; ``None`` where each counts once.
         block: over which block to sum the squared differences.
         has_aux: whether ``loss_fn`` returns an auxiliary output.
         measure: whether to compute the sums; where it is false they are zeros.
@@ -70,10 +76,11 @@ def factored_moments(
     paths = select(params, None).paths
     plan = make_plan(closed.jaxpr, len(examples), paths, block, one_pass=one_pass)
     read = _backward(plan, [*closed.consts, *leaves, np.float32(1)], examples)
-    ones = not isinstance(weights, jax.core.Tracer) and np.all(np.asarray(weights) == 1)
+    ones = weights is None
+    counts = each_once(batch) if weights is None else weights
 
     def moments(measured: bool) -> list[tuple[Array, Any]]:
-        return [_moments(p, read, weights, bool(ones), measured) for p in plan.parameters]
+        return [_moments(p, read, counts, ones, measured) for p in plan.parameters]
 
     pairs = _where_measured(measure, moments)
     means, squares = (jax.tree.unflatten(treedef, part) for part in zip(*pairs, strict=True))
@@ -82,9 +89,9 @@ def factored_moments(
     if has_aux:
         aux = jax.tree.unflatten(out_tree.children()[0].children()[1], values[1:])
     return (
-        weighted_mean(losses, None if ones else weights),
+        weighted_mean(losses, weights),
         aux,
-        Moments(means, squares, jnp.sum(weights)),
+        Moments(means, squares, jnp.sum(counts)),
     )
 
 
@@ -107,7 +114,7 @@ def formed_moments(
     loss_fn: Callable[..., Any],
     params: PyTree,
     batch: PyTree,
-    weights: Float[Array, " b"],
+    weights: Float[Array, " b"] | None,
     *,
     block: Block,
     has_aux: bool,
@@ -115,8 +122,9 @@ def formed_moments(
 ) -> tuple[Float[Array, ""], Any, Moments]:
     """What :func:`factored_moments` returns, from every example's gradient, ``method="vmap"``."""
     pools = _pools(loss_fn, params, batch, block=block, has_aux=has_aux)
+    counts = each_once(batch) if weights is None else weights
     return vmap_moments(
-        loss_fn, params, batch, weights, pools=pools, has_aux=has_aux, measure=measure
+        loss_fn, params, batch, counts, pools=pools, has_aux=has_aux, measure=measure
     )
 
 
