@@ -14,10 +14,17 @@ EXAMPLES = 4
 T, I, O, L, H, D, V = 3, 4, 5, 2, 2, 3, 6  # noqa: E741
 
 
-def conv(spec, stride=1):
+def conv(spec, stride=1, groups=1):
+    places = "HW"[: len(spec) - 2]
+
     def apply(w, x):
         return jax.lax.conv_general_dilated(
-            x[None], w, (stride,) * 2, "SAME", dimension_numbers=("NHWC", spec, "NHWC")
+            x[None],
+            w,
+            (stride,) * len(places),
+            "SAME",
+            dimension_numbers=(f"N{places}C", spec, f"N{places}C"),
+            feature_group_count=groups,
         )
 
     return apply
@@ -72,6 +79,11 @@ TOLD = {
         (T, H, D),
         lambda w, x: jnp.einsum("thd,hdo->tho", x, w),
     ),
+    "grouped": ((3, 3, I // 2, 6), (1, 1, 1, 6), (5, 5, I), conv("HWIO", groups=2)),
+    "grouped, OIHW": ((6, I // 2, 3, 3), (6, 1, 1, 1), (5, 5, I), conv("OIHW", 2, groups=2)),
+    "grouped along one axis": ((3, I // 2, 6), (1, 1, 6), (5, I), conv("HIO", groups=2)),
+    "depthwise along one axis": ((3, 1, I), (1, 1, I), (5, I), conv("HIO", groups=I)),
+    "depthwise, OIH": ((I, 1, 3), (I, 1, 1), (5, I), conv("OIH", groups=I)),
     "experts": ((L, I, O), (L, 1, O), (L, I), jax.vmap(lambda w, x: x @ w)),
     "experts, out, in": ((L, O, I), (L, O, 1), (L, I), jax.vmap(lambda w, x: w @ x)),
     "stored flat": (

@@ -16,7 +16,7 @@ from snrgate.moments.factored.layout import GROUP, LEFT, RIGHT, Layout
 from snrgate.moments.factored.loops import Loop, grouped_layout, over_steps
 from snrgate.moments.factored.repeats import constant_axes
 from snrgate.moments.factored.spans import nonzero_spans
-from snrgate.moments.factored.steps import STEPS, STEPS_OF_ONE
+from snrgate.moments.factored.steps import STEPS, STEPS_OF_ONE, output_axis
 from snrgate.moments.factored.terms import Factor, Lookup, Product, Shared, Term, Whole
 from snrgate.moments.factored.trace import Atom, Constant, Equation, Program, Variable
 
@@ -59,7 +59,7 @@ class Analysis:
         """
         terms = self.terms(gradient)
         if terms is None:
-            return [Whole(gradient)]
+            return [Whole(gradient, output_axis(self, gradient))]
         lookups = [t for t in terms if isinstance(t, Lookup)]
         products = [t for t in terms if isinstance(t, Product)]
         if lookups:

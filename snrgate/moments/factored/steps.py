@@ -19,7 +19,7 @@ from snrgate.moments.factored.spans import Span, Spans, intersection
 from snrgate.moments.factored.terms import Factor, Lookup, Product, Shared, Term
 from snrgate.moments.factored.trace import Atom, Equation, for_primitives
 
-__all__ = ["STEPS", "STEPS_OF_ONE", "Walk"]
+__all__ = ["STEPS", "STEPS_OF_ONE", "Walk", "output_axis"]
 
 Terms = list[Term] | None
 
@@ -197,6 +197,19 @@ def _operand(
 def _convolution(walk: Walk, eqn: Equation) -> Terms:
     product = kernel_gradient(eqn) if all(map(walk.varies, eqn.inputs)) else None
     return None if product is None else [product._replace(delta=_delta(walk, eqn))]
+
+
+def output_axis(walk: Walk, gradient: Atom) -> int | None:
+    """Which axis of the gradient of a convolution's kernel numbers the outputs.
+
+    A grouped convolution is no product of two factors, but its dimension numbers tell that much.
+    """
+    made = walk.maker(gradient)
+    if made is None or made.name != "conv_general_dilated":
+        return None
+    delta = _delta(walk, made) if all(map(walk.varies, made.inputs)) else None
+    batch, features, *_ = made.params["dimension_numbers"].out_spec
+    return None if delta is None else {LEFT: batch, RIGHT: features}[delta]
 
 
 @for_primitives(STEPS, "transpose")

@@ -101,9 +101,15 @@ class Shared(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """A gradient that is not understood as anything but itself."""
+    """A gradient that is not understood as anything but itself.
+
+    Attributes:
+        value: the gradient.
+        outputs: its axis that numbers the output units, where it is that of a grouped convolution.
+    """
 
     value: Atom
+    outputs: int | None = None
 
 
 class Lookup(NamedTuple):

@@ -45,6 +45,8 @@ def _told(terms: tuple[Term, ...], shape: tuple[int, ...]) -> tuple[int, ...] | 
         return ()
     lookups = [t for t in terms if isinstance(t, Lookup)]
     products = [t for t in terms if isinstance(t, Product)]
+    if (outputs := _outputs(terms)) is not None:
+        return tuple(i for i in range(len(shape)) if i != outputs)
     if any(isinstance(t, Whole) for t in terms) or not (lookups or products):
         return None
     if lookups:  # a unit is a row, of a table that is a matrix too where it is tied
@@ -59,6 +61,15 @@ def _told(terms: tuple[Term, ...], shape: tuple[int, ...]) -> tuple[int, ...] | 
 def _sides(terms: tuple[Term, ...], shape: tuple[int, ...]) -> Sides | None:
     """The axes of the two factors and of the groups, ``None`` where there are no factors."""
     told = [t for t in terms if isinstance(t, (Product, Lookup))]
+    if (outputs := _outputs(terms)) is not None:
+        there = [i for i in range(len(shape)) if shape[i] != 1]
+        rows, columns = (tuple(i for i in there if (i == outputs) is on) for on in (False, True))
+        return sides_of((), rows, columns)
     if len(shape) < 2 or not told or any(isinstance(t, Whole) for t in terms):
         return None
     return sides_of(*(told[0].layout.places(owner, shape) for owner in OWNERS))
+
+
+def _outputs(terms: tuple[Term, ...]) -> int | None:
+    """The axis of the output units of a grouped convolution."""
+    return terms[0].outputs if len(terms) == 1 and isinstance(terms[0], Whole) else None
