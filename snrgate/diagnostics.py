@@ -79,14 +79,20 @@ def skipped_steps_per_layer(state: optax.OptState, params: PyTree) -> dict[str, 
 
 
 def _per_layer(state: optax.OptState, params: PyTree, name: str) -> dict[str, Array]:
-    values = optax.tree.get(state, name)
-    if values is None:
+    gate = optax.tree.get(state, "SnrGateState")
+    if gate is None:
         raise ValueError("the state holds no gate; pass the state of a snrgate optimizer")
-    paths = flatten(params).paths
+    values, paths = getattr(gate, name), flatten(params).paths
     if values.shape != (len(paths),):
         raise ValueError(
             f"the gate was initialised with {values.size} parameter tensors, params has "
             f"{len(paths)}; pass the tree that tx.init was given"
+        )
+    # Where the gate remembers nothing, its state does not hold the names of its parameters.
+    if other := set(flatten(gate.noise).paths) - set(paths):
+        raise ValueError(
+            f"the gate was initialised with {min(other)!r}, which params lacks; pass the tree that "
+            "tx.init was given"
         )
     return dict(zip(paths, values, strict=True))
 

@@ -122,9 +122,18 @@ GOOD = "size,kind,colour\n1,a,red\n2,b,blue\n3,a,red\n4,b,blue\n"
         (
             'size,kind\n"1,5",a\n2,b\n"3,5",a\n4,b\n"1.234,5",a\n',
             "kind",
-            "row 1, column 'size': '1,5' is a number with a comma",
+            "row 1, column 'size': '1,5' is a number with other signs",
         ),
         ("x,kind\n" + "".join(f"{i},{i}\n" for i in range(9)), "kind", "9 different labels of 9"),
+        *(
+            (
+                "size,kind\n" + "".join(f"{cell},{kind}\n" for kind in "abab"),
+                "kind",
+                "row 1, column 'size': .* is a number with other signs",
+            )
+            for cell in ("12.3%", "€5.0", "$ 7", "1 234", "1'234.5", "-4 %", "3 €")
+        ),
+        ("x,kind\n1,1\n2,1.0\n3,2\n", "kind", "the labels '1' and '1.0' are one number written in"),
     ],
 )
 def test_bad_files_are_named_by_row_and_column(tmp_path, capsys, text, label, says):

@@ -30,6 +30,8 @@ def test_gate_fraction_refuses_a_foreign_state_or_tree():
         diagnostics.gate_fraction_per_layer(
             snrgate.adam(1e-3).init(params), {**params, "v": jnp.zeros(2)}
         )
+    with pytest.raises(ValueError, match="initialised with 'w', which params lacks"):
+        diagnostics.skipped_steps_per_layer(snrgate.adam(1e-3).init(params), {"v": jnp.zeros(2)})
 
 
 def test_noise_scale_recovers_a_known_one():

@@ -311,6 +311,24 @@ def test_a_missing_label_is_named(dtype):
         GatedClassifier(**QUICK).fit(np.arange(12.0)[:, None], labels)
 
 
+@pytest.mark.parametrize("hole", [None, np.nan])
+@pytest.mark.parametrize("kind", [list, lambda labels: np.array(labels, object)])
+def test_a_missing_label_of_an_array_is_named(kind, hole):
+    with pytest.raises(ValueError, match="y has no label in row 2"):
+        GatedClassifier(**QUICK).fit(np.arange(12.0)[:, None], kind(["u", "v", hole, "u"] * 3))
+
+
+def test_small_mistakes_are_named():
+    x, y = np.random.default_rng(0).standard_normal((40, 2)), np.arange(40) % 2
+    with pytest.raises(ValueError, match="the table has no columns"):
+        GatedRegressor(**QUICK).fit(pd.DataFrame(index=range(40)), y)
+    with pytest.raises(ValueError, match="sample_weight sums to 4e"):
+        GatedRegressor(**QUICK).fit(x, y, sample_weight=np.full(40, 1e40))
+    model = GatedClassifier(**QUICK).partial_fit(x, y, classes=[0, 1])
+    with pytest.raises(ValueError, match=r"hidden_sizes = \(8,\) differs from \(16,\)"):
+        model.set_params(hidden_sizes=(8,)).partial_fit(x, y)
+
+
 def test_nothing_to_learn_is_no_fault():
     """Constant columns, one example many times, columns of nothing but holes, huge numbers."""
     y = np.tile([0.0, 1.0], 20)

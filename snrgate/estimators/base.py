@@ -22,6 +22,7 @@ from snrgate.estimators.network import Batches, Rates, initial, outputs, start, 
 __all__ = ["Gated"]
 
 _STRETCH = 25  # steps in one call of a compiled program
+_LARGEST_WEIGHTS = 1e30  # their sum; what is larger overflows in float32
 _INPUTS = 16  # their number is rounded up to a multiple of it, so that few programs are compiled
 
 
@@ -102,6 +103,8 @@ class Gated(BaseEstimator):
     def _inputs(self, x: Any, *, reset: bool) -> Any:
         """The inputs after scikit-learn's checks of numbers, names and counts of columns."""
         if is_frame(x):
+            if not x.shape[1]:
+                raise ValueError("the table has no columns; give it those to predict from")
             return validate_data(self, x, reset=reset, skip_check_array=True)
         return validate_data(self, x, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")
 
@@ -110,6 +113,11 @@ class Gated(BaseEstimator):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Columns, encoded targets and weights of the different examples."""
         weights = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+        if not weights.sum() < _LARGEST_WEIGHTS:
+            raise ValueError(
+                f"sample_weight sums to {weights.sum():.3g}; weights count examples, so give "
+                "smaller ones"
+            )
         columns = self._encoder(x)
         targets = self._encoded(y).reshape(len(y), -1)
         used = weights > 0
@@ -202,6 +210,13 @@ class Gated(BaseEstimator):
             )
         if first:
             self._encoder = Encoder(x)
+        elif (sizes := tuple(layer["bias"].size for layer in self.network_[:-1])) != tuple(
+            self.hidden_sizes
+        ):
+            raise ValueError(
+                f"hidden_sizes = {self.hidden_sizes!r} differs from {sizes}, those of the network "
+                "that partial_fit has begun; set it back, or begin anew with a clone"
+            )
         columns, targets, weights = self._examples(x, y, sample_weight)
         if first:
             self._begin(columns, targets, weights, whole=False)

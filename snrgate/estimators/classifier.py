@@ -158,7 +158,7 @@ class GatedClassifier(ClassifierMixin, Gated):
             raise ValueError(
                 "This GatedClassifier estimator requires y to be passed, but the target y is None."
             )
-        if hasattr(y, "isna") and (missing := np.asarray(y.isna())).any():
+        if (missing := _is_missing(y)).any():
             row = int(missing.reshape(len(missing), -1).any(1).argmax())
             raise ValueError(
                 f"y has no label in row {row} (counted from 0): it is NaN or NA; leave the row out"
@@ -180,3 +180,14 @@ class GatedClassifier(ClassifierMixin, Gated):
 
     def _targets(self, y: np.ndarray) -> np.ndarray:
         return y[:, 0].astype(np.int32)
+
+
+def _is_missing(y: Any) -> np.ndarray:
+    """Which labels are None, NaN or NA, where these can be told from others."""
+    if hasattr(y, "isna"):
+        return np.asarray(y.isna())
+    if isinstance(y, list | tuple):
+        y = np.array(y, object)  # NumPy would turn a missing text into the text "nan"
+    if getattr(y, "dtype", None) != object:
+        return np.zeros(0, bool)
+    return np.array([label is None or label != label for label in y.ravel()], bool)

@@ -16,7 +16,8 @@ from snrgate.lab.tasks.picture import load
 __all__ = ["Examples", "Reading", "read"]
 
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
-_COMMA = r"[+-]?\d[\d.]*(,\d+)+([eE][+-]?\d+)?"  # a number as it is written in many languages
+# A number as people write it: with commas, spaces, apostrophes, per cent, or a unit of money.
+_WRITTEN = r"[€$£¥]?\s*[+-]?\s*[€$£¥]?\s*\d[\d.,'’\s]*([eE][+-]?\d+)?\s*[%€$£¥]?"
 _TEXTS = 50  # of one column, that may all differ
 
 
@@ -146,6 +147,13 @@ def _of_frame(table: pd.DataFrame, how: Reading) -> Examples:
             f"row {_first(missing)}, column {how.label!r}: there is no label ({missing.sum()} "
             "such rows); give it one, or take the row out of the file"
         )
+    numbers = pd.to_numeric(pd.Series(texts.unique()), errors="coerce").dropna()
+    if (twice := numbers[numbers.duplicated(keep=False)]).size:
+        same = [text for text in texts.unique() if text in {texts.unique()[i] for i in twice.index}]
+        raise InputError(
+            f"column {how.label!r}: the labels {same[0]!r} and {same[1]!r} are one number written "
+            "in two ways; write it in one way, or give them names"
+        )
     columns, notes = {}, []
     for name in table.columns.drop([how.label, *how.ignore]):
         columns[name] = _column(table[name], name, name in how.categorical)
@@ -169,12 +177,13 @@ def _column(values: pd.Series, name: str, is_category: bool) -> pd.Series:
         missing = values.isna() | texts.str.lower().isin(_MISSING)
         numbers = pd.to_numeric(texts.where(~missing), errors="coerce").astype(float)
         wrong = (numbers.isna() & ~missing).to_numpy()
-        commas = texts.str.fullmatch(_COMMA).to_numpy() & wrong
-        if not is_category and commas.any() and (commas | ~wrong).all():
+        written = texts.str.fullmatch(_WRITTEN).to_numpy() & wrong
+        if not is_category and written.any() and (written | ~wrong).all():
             raise InputError(
-                f"row {_first(commas)}, column {name!r}: {texts.iloc[int(commas.argmax())]!r} is a "
-                "number with a comma; write the numbers of this column with a decimal point alone, "
-                f"or say --categorical {name} if the column holds names"
+                f"row {_first(written)}, column {name!r}: {texts.iloc[int(written.argmax())]!r} "
+                "is a number with other signs than digits and a decimal point; write the numbers "
+                "of this column with these alone, or say "
+                f"--categorical {name} if the column holds names"
             )
         if is_category or 2 * wrong.sum() > (~missing).sum():
             return _texts(texts.astype(object).mask(missing), name)
