@@ -13,7 +13,7 @@ from comparison.contenders import GRID
 from comparison.numbers import data_set, log_ratio
 from snrgate.lab.training.results import Key, Result
 
-__all__ = ["FIXED", "HINDSIGHT", "best_setting", "fixed"]
+__all__ = ["FIXED", "HINDSIGHT", "best_setting", "fixed", "in_hindsight"]
 
 FIXED = "AdamW, fixed"
 HINDSIGHT = "AdamW, fixed in hindsight"
@@ -42,6 +42,16 @@ def fixed(found: Mapping[str, Mapping[Key, Result]]) -> dict[str, dict[str, dict
         if others:
             values[row][FIXED] = dict(of_row[best_setting(ends, others)])
     return values
+
+
+def in_hindsight(found: Mapping[str, Mapping[Key, Result]]) -> str:
+    """The setting that all rows together choose.
+
+    Args:
+        found: the runs, by row; at least one row has all nine settings.
+    """
+    ends = _ends(found)
+    return best_setting(ends, ends)
 
 
 def best_setting(ends: Ends, rows: Iterable[str]) -> str:

@@ -191,6 +191,7 @@ def page(stored: Stored) -> str:
         ),
         fixed=FIXED,
         hindsight=HINDSIGHT,
+        setting=stored.hindsight,
     )
     return wrapped(text)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from comparison.choice import edges_of, values_of
 from comparison.contenders import WIDE_GRID
-from comparison.fixed import fixed
+from comparison.fixed import fixed, in_hindsight
 from comparison.numbers import Values
 from comparison.rows import ROWS, RULED
 from comparison.scales import POINTS
@@ -44,8 +44,12 @@ class Stored:
     @functools.cached_property
     def values(self) -> Values:
         """The errors by row, contender and seed."""
-        more = fixed(self.runs)
-        found = {row: values_of(runs) | more.get(row, {}) for row, runs in self.runs.items()}
+        found = {row: values_of(runs) for row, runs in self.runs.items()}
+        enough = {
+            row: self.runs[row] for row, v in found.items() if self._enough(v.get("gate", {}))
+        }
+        for row, more in fixed(enough).items():
+            found[row] |= more
         return {row: of_row for row, of_row in found.items() if of_row}
 
     @functools.cached_property
@@ -83,6 +87,11 @@ class Stored:
     def wide_edges(self) -> tuple[int, int]:
         """The same for the wider grid."""
         return edges_of(self._counted_runs.values(), WIDE_GRID)
+
+    @functools.cached_property
+    def hindsight(self) -> str:
+        """The setting of AdamW that is best on all rows that count."""
+        return in_hindsight(self._counted_runs)
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:

@@ -198,7 +198,8 @@ each.{not_measured}
 {contenders}
 - **{fixed}** (1 run): the one of the nine settings whose last step is best on the other data sets,
   by their test data.
-- **{hindsight}** (1 run): the one whose last step is best on all rows, by their test data.
+- **{hindsight}** (1 run): the one whose last step is best on all rows, by their test data:
+  `{setting}`.
 
 ## The protocol
 
