@@ -188,6 +188,6 @@ def _is_missing(y: Any) -> np.ndarray:
         return np.asarray(y.isna())
     if isinstance(y, list | tuple):
         y = np.array(y, object)  # NumPy would turn a missing text into the text "nan"
-    if getattr(y, "dtype", None) != object:
+    if str(getattr(y, "dtype", "")) != "object":
         return np.zeros(0, bool)
     return np.array([label is None or label != label for label in y.ravel()], bool)

@@ -15,7 +15,7 @@ from snrgate.moments.origin import note
 from snrgate.moments.per_example import each_once
 from snrgate.moments.sharded import axes_of_examples, on_own_examples
 from snrgate.moments.statistics import Moments, merge, merge_across
-from snrgate.moments.varying import vary, varying_axes, zeros_varying_like
+from snrgate.moments.varying import vary, varying_axes_of, zeros_varying_like
 from snrgate.trees import check_floating, flatten
 
 __all__ = ["value_and_moments"]
@@ -268,7 +268,7 @@ def _vary_like(tree: PyTree, batch: PyTree) -> PyTree:
     Inside ``jax.shard_map`` with ``check_vma=True`` the gradient with respect to a *replicated*
     parameter is summed over devices without saying so; per-example gradients must not be.
     """
-    axes = frozenset().union(*map(varying_axes, jax.tree.leaves(batch)))
+    axes = varying_axes_of(batch)
     return jax.tree.map(lambda x: vary(x, axes), tree) if axes else tree
 
 

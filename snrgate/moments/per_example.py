@@ -11,7 +11,7 @@ from snrgate.block import Block, Sides, summed
 from snrgate.gate import pool
 from snrgate.moments.kronecker import SideSums, example_products, unfold
 from snrgate.moments.statistics import Moments, Sums, accumulator_dtype
-from snrgate.moments.varying import if_measured, vary, varying_axes
+from snrgate.moments.varying import if_measured, vary, varying_axes_of
 from snrgate.trees import select
 
 __all__ = [
@@ -29,9 +29,8 @@ Pools = tuple[tuple[int, ...] | Sides, ...]
 
 def each_once(batch: PyTree) -> Float[Array, " b"]:
     """A weight of one for every example, which varies over devices as the batch does."""
-    leaves = jax.tree.leaves(batch)
-    axes = frozenset().union(*map(varying_axes, leaves))
-    return vary(jnp.ones(jnp.shape(leaves[0])[0], jnp.result_type(float)), axes)
+    size = jnp.shape(jax.tree.leaves(batch)[0])[0]
+    return vary(jnp.ones(size, jnp.result_type(float)), varying_axes_of(batch))
 
 
 def expand(weights: Float[Array, " b"], like: Array) -> Array:

@@ -14,6 +14,7 @@ __all__ = [
     "if_measured",
     "vary",
     "varying_axes",
+    "varying_axes_of",
     "zeros_of_type",
     "zeros_varying_like",
 ]
@@ -22,6 +23,11 @@ __all__ = [
 def varying_axes(x: Any) -> frozenset[str]:
     """The mapped axes of ``jax.shard_map`` over which a value differs."""
     return jax.typeof(x).manual_axis_type.varying
+
+
+def varying_axes_of(tree: PyTree) -> frozenset[str]:
+    """The mapped axes over which any leaf differs."""
+    return frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
 
 
 def vary(x: Array, axes: frozenset[str]) -> Array:
@@ -39,7 +45,7 @@ def check_varies(tree: PyTree, axis_name: Any) -> None:
     Raises:
         ValueError: no leaf varies over one of the axes, and that can be told.
     """
-    varying = frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
+    varying = varying_axes_of(tree)
     for name in axis_name if isinstance(axis_name, tuple | list) else (axis_name,):
         told = varying_axes(jax.lax.axis_index(name))
         if name in told and name not in varying:

@@ -147,9 +147,10 @@ def _of_frame(table: pd.DataFrame, how: Reading) -> Examples:
             f"row {_first(missing)}, column {how.label!r}: there is no label ({missing.sum()} "
             "such rows); give it one, or take the row out of the file"
         )
-    numbers = pd.to_numeric(pd.Series(texts.unique()), errors="coerce").dropna()
-    if (twice := numbers[numbers.duplicated(keep=False)]).size:
-        same = [text for text in texts.unique() if text in {texts.unique()[i] for i in twice.index}]
+    different = pd.Series(texts.unique())
+    numbers = pd.to_numeric(different, errors="coerce").dropna()
+    if (twice := numbers.duplicated(keep=False)).any():
+        same = different[twice.index[twice]].tolist()
         raise InputError(
             f"column {how.label!r}: the labels {same[0]!r} and {same[1]!r} are one number written "
             "in two ways; write it in one way, or give them names"
