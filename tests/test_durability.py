@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import json
 import math
@@ -25,7 +26,7 @@ from snrgate.lab.commands.train import train
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.task import Task, of_data
 from snrgate.lab.training.checkpoint import open_checkpoints
-from snrgate.lab.training.folder import RunFolder
+from snrgate.lab.training.folder import RunFolder, alone
 from snrgate.lab.training.optimizers import AdamW, Gated
 from snrgate.lab.training.train import MOST_IN_A_ROW, Training, fit
 
@@ -272,6 +273,29 @@ def test_a_run_of_another_version_is_refused(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["train", "table/gated", "--out", str(out), "--resume"]) == 2
     assert "was made by snrgate 0.0.1" in capsys.readouterr().err
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path, capsys):
+    """Two processes in one folder would write into each other's metrics and checkpoints."""
+    out = tmp_path / "run"
+    assert cli.main([*TINY, "--steps", "10", "--out", str(out)]) == 0
+    resume = ["train", "table/gated", "--out", str(out), "--resume"]
+    capsys.readouterr()
+    with alone(out, waits=False):
+        for args in ([*TINY, "--out", str(out)], [*resume, "--steps", "20"]):
+            assert cli.main(args) == 2
+            said = capsys.readouterr().err
+            assert f"another process trains in {out}; wait until it ends, or give another" in said
+    assert json.loads((out / "config.json").read_text())["settings"]["steps"] == 10
+    assert cli.main([*resume, "--steps", "20"]) == 0  # the other one has ended
+
+
+def test_file_systems_without_locks_can_keep_a_run(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    assert cli.main([*TINY, "--steps", "10", "--out", str(tmp_path / "run")]) == 0
 
 
 @pytest.mark.parametrize("text", ["[1, 2]\n", '{"a": 1}\n', "words\n"])

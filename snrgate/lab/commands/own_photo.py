@@ -125,10 +125,10 @@ def own_photo(settings: OwnPhoto) -> None:
         return
     if picture.deeper:
         print("The file has 16 bits a channel. They are read as 8, and the result has 8.")
-    work = RunFolder(settings.result.with_name(f"{settings.result.name}.partial"))
     try:
-        _finish(settings, picture, sigma, _denoised(settings, picture, sigma, work))
-        shutil.rmtree(work.path)
+        with RunFolder(settings.result.with_name(f"{settings.result.name}.partial")) as work:
+            _finish(settings, picture, sigma, _denoised(settings, picture, sigma, work))
+            shutil.rmtree(work.path)
     except OSError as error:
         raise InputError(
             f"cannot write to {settings.result.parent}: {error.strerror or error}"

@@ -1,8 +1,12 @@
 """The folder of one run: settings, metrics, and files that appear whole or not at all."""
 
+import contextlib
+import errno
+import fcntl
 import io
 import json
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +16,7 @@ import snrgate
 from snrgate.lab.errors import InputError
 from snrgate.lab.training.settings import flat, replaced
 
-__all__ = ["FREE", "RunFolder", "stored_settings"]
+__all__ = ["FREE", "RunFolder", "alone", "stored_settings"]
 
 Settings = TypeVar("Settings")
 
@@ -21,6 +25,7 @@ FREE = ("steps", "devices")
 
 _SETTINGS = "config.json"
 _METRICS = "metrics.jsonl"
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems that have none
 
 
 def stored_settings(path: Path, like: Settings) -> Settings:
@@ -50,8 +55,37 @@ def stored_settings(path: Path, like: Settings) -> Settings:
         ) from error
 
 
+@contextlib.contextmanager
+def alone(folder: Path, *, waits: bool) -> Iterator[None]:
+    """Keep other processes out of a folder for a while.
+
+    The system ends the lock of a process that is dead.
+
+    Args:
+        folder: must exist.
+        waits: whether to wait until no other process is there.
+
+    Raises:
+        InputError: another process is there, and this one does not wait.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise InputError(
+                f"another process trains in {folder}; wait until it ends, or give another --out"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class RunFolder:
-    """A run on disk.
+    """A run on disk. As a context, it keeps the folder of a live run from other processes.
 
     Args:
         path: the folder.
@@ -59,6 +93,13 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._claim = contextlib.ExitStack()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._claim.close()
 
     def start(self, settings: Any, fingerprint: int) -> None:
         """Claim the folder for a new run.
@@ -68,14 +109,15 @@ class RunFolder:
             fingerprint: a checksum of the data.
 
         Raises:
-            InputError: the folder is not empty.
+            InputError: the folder is not empty, or another process trains there.
             OSError: the folder cannot be written.
         """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._claim.enter_context(alone(self.path, waits=False))
         if (self.path / _SETTINGS).exists():
             raise InputError(
                 f"{self.path} holds a run already; continue it with --resume, or give another --out"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
         if any(self.path.iterdir()):
             raise InputError(f"{self.path} is not empty; give another --out")
         self.write_json(
@@ -96,10 +138,11 @@ class RunFolder:
             free: settings that may differ from those of the run. The folder has them from now on.
 
         Raises:
-            InputError: there is no run, or it has other settings, or another version of this
-                package made it, or the data has changed.
+            InputError: there is no run, or another process trains there, or it has other settings,
+                or another version of this package made it, or the data has changed.
         """
         stored = flat(stored_settings(self.path, settings))
+        self._claim.enter_context(alone(self.path, waits=False))
         changed = [
             f"{name} is {stored[name]} there, not {value}"
             for name, value in flat(settings).items()

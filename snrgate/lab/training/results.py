@@ -4,16 +4,13 @@ The file is replaced as a whole, by one process at a time. Two processes may the
 runs to it at once, and a process that is killed while it writes leaves the file as it was.
 """
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from snrgate.lab.errors import InputError
-from snrgate.lab.training.folder import RunFolder
+from snrgate.lab.training.folder import RunFolder, alone
 
 __all__ = ["Key", "Result", "Results"]
 
@@ -79,7 +76,7 @@ class Results:
             OSError: the file cannot be written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(self.path.parent):
+        with alone(self.path.parent, waits=True):
             merged = {**self.read(), **changes}
             lines = [
                 json.dumps(key._asdict() | result, separators=(",", ":")) + "\n"
@@ -87,17 +84,3 @@ class Results:
                 if result is not None
             ]
             RunFolder(self.path.parent).write(self.path.name, "".join(lines).encode())
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes in the folder.
-
-    The system ends the lock of a process that is dead.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -110,21 +110,22 @@ def run(
     """
     began = time.perf_counter()
     first = what.start()
-    folder = RunFolder(what.out)
     again = f"continue with: {what.command} --out {shlex.quote(str(what.out))} --resume"
     kept = ""
     try:
-        if _leads():
-            if resume:
-                folder.reopen(what.settings, _fingerprint(what), free=FREE)
-            else:
-                folder.start(what.settings, _fingerprint(what))
-        multihost_utils.sync_global_devices("the folder is there")
-        kept = f"; the run is kept up to its last checkpoint, {again}"
-        learners = _train(what, first, folder, again)
-        if _leads():
-            said = finish(folder, learners)
-            print(f"{said}Took {time.perf_counter() - began:.0f} s. Everything is in {what.out}.")
+        with RunFolder(what.out) as folder:
+            if _leads():
+                if resume:
+                    folder.reopen(what.settings, _fingerprint(what), free=FREE)
+                else:
+                    folder.start(what.settings, _fingerprint(what))
+            multihost_utils.sync_global_devices("the folder is there")
+            kept = f"; the run is kept up to its last checkpoint, {again}"
+            learners = _train(what, first, folder, again)
+            if _leads():
+                said = finish(folder, learners)
+                took = time.perf_counter() - began
+                print(f"{said}Took {took:.0f} s. Everything is in {what.out}.")
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"cannot write to {what.out}: {reason}{kept}") from error
