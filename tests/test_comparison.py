@@ -362,6 +362,10 @@ def test_the_pages_are_those_of_the_runs():
     stored = Stored.read(written)
     assert (written / "README.md").read_text() == page.page(stored)
     assert (written / "rows.md").read_text() == page.rows_page(stored.values)
+    # The first ten lines say who should use the gate and who should not, the hold-out first.
+    first = (written / "README.md").read_text().splitlines()[:10]
+    said = ["People hold out", "**Use the gate** if", "**Do not use it** if"]
+    assert [words for words in said if words in " ".join(first)] == said
     readme = (root / "README.md").read_text()
     assert page.first_table(stored.values) in readme
     assert page.first_sentence(stored) in " ".join(readme.split())

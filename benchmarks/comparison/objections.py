@@ -141,8 +141,8 @@ def _of_the_gate(stored: Stored) -> Asked:
         "Is the gain due to the twin or to the gate?": "AdamW by a twin has "
         f"{ratio('AdamW, twin')}, and the gate by a twin over AdamW by a twin has "
         f"{ratio(_TUNED, 'AdamW, twin')}. For labels AdamW's twin needs their law, which is that "
-        "of a gated run. On numbers no gate takes part in it, and the ratios are "
-        f"{ratio('AdamW, twin', rows=_numbers(stored))} and "
+        "of a gated run. On numbers no gate takes part in it: AdamW by a twin has "
+        f"{ratio('AdamW, twin', rows=_numbers(stored))}, and the gate over it "
         f"{ratio(_TUNED, 'AdamW, twin', _numbers(stored))}.",
         "Is the gate a smaller learning rate in disguise?": "With a tensor's gates all at their "
         f"mean, the error over the gate's has {ratio('mean', 'gate')}.",

@@ -148,7 +148,12 @@ def page(stored: Stored) -> str:
         "the gate with the settings and step of its twin": "gate, tuned by twin",
         "AdamW with the settings and step of its twin": "AdamW, twin",
     }
+    worst = worst_of(values, "clean")
     text = PAGE.format(
+        plain=times(values, "gate", "AdamW, hold-out"),
+        one_run=times(values, "gate", FIXED),
+        best_rival=times(values, "gate", RETRAINED),
+        worst_clean=f"{worst[0]}: {worst[1]:.2f} times",
         verdict=verdict({who: by_kind(values, name) for who, name in said.items()}),
         advice=ADVICE.format(
             averaged=said_ratio(values, "averaged, hold-out"),
@@ -226,6 +231,13 @@ def placed(values: Values, name: str, other: str) -> dict[str, str]:
         where = "ahead" if ratio < 1 - APART else "behind" if ratio > 1 + APART else "level"
         found[where].append(f"{ROWS[row].title} ({ratio:.2f})")
     return {where: "; ".join(rows) or "none" for where, rows in found.items()}
+
+
+def worst_of(values: Values, kind: str) -> tuple[str, float]:
+    """The row on which the untuned gate is furthest behind AdamW with a hold-out, and its ratio."""
+    found = ratios(values, "gate", "AdamW, hold-out", kind)
+    row = max(found, key=lambda row: statistics.fmean(found[row]))
+    return ROWS[row].title, math.exp(statistics.fmean(found[row]))
 
 
 def told(ruled: Mapping[str, Mapping[Key, Result]]) -> list[str]:
