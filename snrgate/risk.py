@@ -115,9 +115,8 @@ def perturb(
         The targets, those of the run first. They keep their dtype, so that the loss stays the same.
 
     Raises:
-        ValueError: an unknown kind, targets of another kind, a law of another shape or none, a
-            number out of range, or targets that are so large that their dtype rounds the move
-            away.
+        ValueError: an unknown kind, targets of another kind or not finite, a law of another shape
+            or none, a number out of range, or targets whose dtype cannot hold the moved ones.
 
     Example:
         >>> import jax
@@ -137,7 +136,9 @@ def perturb(
     if kind == "regression":
         if law is not None:
             raise ValueError("kind='regression' moves its targets and needs no law; leave it out")
-        scale = jnp.asarray(_tenth(given) if size is None else size, given.dtype)
+        # Squares in a wide type: those of float16 overflow.
+        wide = given.astype(jnp.promote_types(given.dtype, jnp.float32))
+        scale = jnp.asarray(_tenth(wide) if size is None else size, given.dtype)
         if scale.shape not in ((), given.shape[1:]):
             raise ValueError(
                 f"size has shape {scale.shape}; give one number, or one for each output, "
@@ -147,8 +148,8 @@ def perturb(
         moved = repeated + jnp.broadcast_to(scale, repeated.shape) * signs
         if known(moved) and bool(jnp.any(moved == repeated)):
             raise ValueError(
-                "targets of kind='regression' do not move: they are constant, not finite, or too "
-                f"large for {given.dtype}; subtract their mean, or give a larger size="
+                "targets of kind='regression' do not move: they are constant, or too large for "
+                f"{given.dtype}; subtract their mean, or give a larger size="
             )
     else:
         if size is not None:
@@ -182,14 +183,15 @@ def estimate(
         kind: of the targets.
         where: the examples to take, ``(n,)``, bool, such as those of a group; by default all.
         weights: how much each example counts in the loss of the run, ``(n,)``; by default all
-            alike. The noise of the targets is taken to be the same whatever the weight.
+            alike. The noise of the targets is taken to be the same whatever the weight, which
+            stands for one measurement. Give equal measurements one by one, each with its own move.
 
     Returns:
         The estimate, float32 or wider.
 
     Raises:
-        ValueError: an unknown kind; outputs, ``where`` or ``weights`` of another shape; negative
-            weights; or no example to take.
+        ValueError: an unknown kind; outputs, ``where`` or ``weights`` of another shape; labels
+            beyond the classes; negative weights; or no example to take.
 
     Example:
         >>> import jax
@@ -224,7 +226,9 @@ def estimate(
     return Risk(train, numbers, risk - train, risk, 2 * risk / left * error)
 
 
-def law_of(outputs: ArrayLike, targets: ArrayLike, kind: str) -> Float[Array, "..."]:
+def law_of(
+    outputs: ArrayLike, targets: ArrayLike, kind: str, *, weights: ArrayLike | None = None
+) -> Float[Array, "..."]:
     r"""The law of the targets that a run has learned, calibrated on its own targets.
 
     .. math:: p(y \mid x) = \operatorname{softmax}(\beta \eta), \qquad
@@ -237,12 +241,13 @@ def law_of(outputs: ArrayLike, targets: ArrayLike, kind: str) -> Float[Array, ".
         outputs: on the training inputs, ``(n, ...)``, as :func:`estimate` takes them of one run.
         targets: ``(n, ...)``.
         kind: "classes", "binary" or "counts".
+        weights: how often each example counts, ``(n,)``; by default all alike.
 
     Returns:
         Probabilities, or the rates of counts, which are not calibrated.
 
     Raises:
-        ValueError: another kind, or outputs of another shape.
+        ValueError: another kind, outputs or weights of another shape, or labels beyond the classes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -263,6 +268,7 @@ def law_of(outputs: ArrayLike, targets: ArrayLike, kind: str) -> Float[Array, ".
     if kind == "counts":
         return jnp.exp(values)
     logits = values if kind == "classes" else jnp.stack([jnp.zeros_like(values), values], -1)
+    often = _counted(None, weights, given.astype(logits.dtype))
     own = jnp.take_along_axis(logits, given.astype(int)[..., None], -1)[..., 0]
 
     def narrower(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -271,7 +277,7 @@ def law_of(outputs: ArrayLike, targets: ArrayLike, kind: str) -> Float[Array, ".
         middle = jnp.sqrt(low * high)
         law = jax.nn.softmax(middle * logits)
         mean = jnp.sum(jnp.where(law > 0, law * logits, 0), -1)  # a masked class has minus infinity
-        rises = jnp.mean(own - mean) > 0
+        rises = jnp.sum(often * (own - mean)) > 0
         return jnp.where(rises, middle, low), jnp.where(rises, high, middle)
 
     ends = jnp.asarray(_COLDEST, logits.dtype), jnp.asarray(_HOTTEST, logits.dtype)
@@ -359,13 +365,25 @@ def _tenth(targets: Float[Array, "n ..."]) -> Float[Array, "..."]:
 
 
 def _drawn(key: Array, law: Float[Array, "..."], like: Array, kind: str) -> Array:
-    """Targets of the shape and dtype of ``like``, drawn from a law."""
+    """Targets of the shape and dtype of ``like``, drawn from a law.
+
+    Raises:
+        ValueError: the dtype cannot hold them.
+    """
+    law = law.astype(jnp.promote_types(law.dtype, jnp.float32))  # a rare class needs the digits
     if kind == "classes":
         drawn = jax.random.categorical(key, jnp.log(law), shape=like.shape)
     elif kind == "binary":
         drawn = jax.random.bernoulli(key, jnp.broadcast_to(law, like.shape))
     else:
         drawn = jax.random.poisson(key, jnp.broadcast_to(law, like.shape))
+    if known(drawn) and jnp.issubdtype(like.dtype, jnp.integer):
+        largest = max(int(jnp.max(drawn)), law.shape[-1] - 1 if kind == "classes" else 0)
+        if largest > jnp.iinfo(like.dtype).max:
+            raise ValueError(
+                f"targets are {like.dtype}, which cannot hold {largest}, a target that the law "
+                "draws; give targets of a wider dtype, such as int32"
+            )
     return drawn.astype(like.dtype)
 
 

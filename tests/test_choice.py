@@ -102,3 +102,42 @@ def test_a_fit_with_a_number_leaves_nothing_of_a_choice_before_it():
     assert model.risks_
     model.set_params(z=0.7).fit(x, y)
     assert (model.z_, model.risks_) == (0.7, {})
+
+
+def levels(kind):
+    """A thousand measurements at ten places, so that most rows are equal to others."""
+    rng = np.random.default_rng(0)
+    level = rng.integers(0, 10, 1000)
+    x = np.eye(10)[level]
+    if kind is GatedClassifier:
+        return x, np.where(rng.random(1000) < 0.1, 1 - level % 2, level % 2)
+    return x, np.clip(np.round(3 + level % 2 + rng.standard_normal(1000)), 1, 5)
+
+
+@pytest.mark.parametrize("kind", [GatedClassifier, GatedRegressor])
+def test_rows_that_are_equal_are_moved_one_by_one(kind):
+    """The risk is that of rows that differ by a little, and the model that of the number."""
+    x, y = levels(kind)
+    model = kind(**QUICK, z="twin", random_state=0).fit(x, y)
+    rng = np.random.default_rng(1)
+    apart = kind(**QUICK, z="twin", random_state=0).fit(x + 1e-6 * rng.normal(size=x.shape), y)
+    for z in set(model.risks_) & set(apart.risks_):
+        assert abs(model.risks_[z][0] - apart.risks_[z][0]) < 0.05 * apart.risks_[z][0]
+    plain = kind(**QUICK, z=model.z_, random_state=0).fit(x, y)
+    if kind is GatedRegressor:
+        np.testing.assert_array_equal(model.predict(x), plain.predict(x))
+    else:
+        np.testing.assert_array_equal(model.predict_proba(x), plain.predict_proba(x))
+
+
+def test_more_examples_than_memory_holds_are_refused(monkeypatch):
+    monkeypatch.setattr("snrgate.estimators.base._MOST_SINGLE", 100)
+    x, y = wave(1.0, n=40)
+    with pytest.raises(ValueError, match="sample_weight counts 160; give smaller weights"):
+        GatedRegressor(**QUICK, z="twin").fit(x, y, np.full(40, 4.0))
+
+
+def test_constant_targets_are_named():
+    x, _ = wave(1.0, n=40)
+    with pytest.raises(ValueError, match="y is constant; give z a number"):
+        GatedRegressor(**QUICK, z="twin").fit(x, np.ones(40))

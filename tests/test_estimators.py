@@ -62,7 +62,7 @@ def table(n=120, seed=0):
 
 def test_the_columns_of_a_table_are_those_of_a_pipeline():
     frame, _ = table()
-    encoder = Encoder(frame)
+    encoder = Encoder(frame, np.ones(len(frame)))
     columns = encoder(frame)
     scaler = Scaler.of(columns, np.ones(len(frame)), encoder.numerical)
     found = scaler(columns)
@@ -342,3 +342,45 @@ def test_nothing_to_learn_is_no_fault():
         warnings.simplefilter("error")
         big = np.array([[1e300], [-1e300]] * 20)
         assert np.isfinite(GatedClassifier(**QUICK).fit(big, y).predict_proba(big)).all()
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_a_target_that_is_constant_in_the_first_chunk_is_learned_later(targets):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3200, 3))
+    y = np.stack([3 * x[:, 0] + 1, x[:, 1]], 1)[:, :targets]
+    y[:32, 0] = 0.0
+    model = GatedRegressor(**QUICK)
+    for at in range(0, len(x), 32):
+        model.partial_fit(x[at : at + 32], y[at : at + 32])
+    assert np.corrcoef(model.predict(x).reshape(len(x), -1)[:, 0], y[:, 0])[0, 1] > 0.9
+
+
+def test_the_categories_with_inputs_of_their_own_are_those_that_count_most():
+    """A row of weight two is two rows, for columns of many categories too."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"code": [f"c{i}" for i in range(160)] * 2, "size": np.arange(320.0)})
+    y, weights = rng.standard_normal(320), rng.integers(1, 4, 320)
+    repeated = frame.loc[frame.index.repeat(weights)], np.repeat(y, weights)
+    weighted = GatedRegressor(**QUICK).fit(frame, y, weights)
+    np.testing.assert_array_equal(
+        weighted.predict(frame), GatedRegressor(**QUICK).fit(*repeated).predict(frame)
+    )
+    shown = weighted._encoder(frame)[:, 1:]
+    often = np.bincount(np.arange(320) % 160, weights)
+    assert shown.shape[1] == 100
+    alone = shown[:160][:, shown.sum(0) == 2].any(1)  # all others share one input
+    assert alone.sum() == 99
+    assert often[alone].min() >= often[~alone].max()
+
+
+def test_rows_of_no_weight_are_as_if_they_were_not_there():
+    frame, target = table()
+    frame.loc[:9, "colour"] = "a colour of these rows alone"
+    weights = np.where(np.arange(len(frame)) < 10, 0.0, 1.0)
+    labels = np.where(weights == 0, "a label of these rows alone", np.where(target > 100, "a", "b"))
+    for kind, y in ((GatedRegressor, target), (GatedClassifier, labels)):
+        whole = kind(**QUICK).fit(frame, y, weights)
+        part = kind(**QUICK).fit(frame[10:], y[10:])
+        np.testing.assert_array_equal(whole.predict(frame), part.predict(frame))
+    assert whole.classes_.tolist() == ["a", "b"]

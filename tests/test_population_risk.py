@@ -169,3 +169,9 @@ def test_what_a_monitor_cannot_use_is_refused():
         theory.monitored(optax.sgd(0.1), dataset_size=1)
     with pytest.raises(ValueError, match="no monitor"):
         theory.population_risk(optax.sgd(0.1).init(jnp.ones(4)))
+
+
+@pytest.mark.parametrize("size", [1, jnp.asarray(1), float("nan")])
+def test_a_data_set_without_two_examples_is_refused(size):
+    with pytest.raises(ValueError, match="must be at least 2, or None"):
+        theory.monitored(optax.sgd(0.1), dataset_size=size)

@@ -236,3 +236,71 @@ def test_kl_is_that_of_the_definition_and_leaves_out_padding():
         total += float(np.sum(p * np.log(p / q)))
     found = preferences.kl_per_token(*(jnp.asarray(x) for x in (policy, reference, mask)))
     np.testing.assert_allclose(found, total / mask.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0, 10.0, 18.0, 40.0, 80.0])
+def test_the_noise_of_one_example_that_holds_nearly_all_weight(gap):
+    """Against differences of gradients in double precision."""
+    rng = np.random.default_rng(0)
+    losses, slopes = rng.random(8) * 3 + gap, rng.standard_normal(8)
+    losses[3] = 0.0
+
+    def gradient(kept):
+        weights = np.exp(losses[kept].min() - losses[kept])
+        return (weights * slopes[kept]).sum() / weights.sum()
+
+    whole = gradient(np.arange(8))
+    moves = [whole - gradient(np.delete(np.arange(8), i)) for i in range(8)]
+
+    def loss(w, example):
+        return example[0] + w * example[1]
+
+    batch = losses.astype(np.float32), slopes.astype(np.float32)
+    grad_fn = preferences.tilted_value_and_moments(loss, 1.0, block="parameter")
+    _, moments = jax.jit(grad_fn)(jnp.float32(0), batch)
+    np.testing.assert_allclose(moments.mean, whole, rtol=1e-5)
+    np.testing.assert_allclose(moments.sum_sq_diff, 49 * np.square(moves).sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_the_kl_divergence_counts_its_tokens_exactly(dtype):
+    policy = jnp.log(jnp.array([[3.0, 1.0]]) / 4) * jnp.ones((70_001, 1))
+    even, mask = jnp.zeros_like(policy), jnp.ones(70_001, dtype)
+    expected = 0.75 * np.log(1.5) + 0.25 * np.log(0.5)
+    found = preferences.kl_per_token(policy, even, mask.at[0].set(0))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [np.nan, -np.inf])
+def test_what_stands_in_the_padding_does_not_matter(padding):
+    policy, mask = jnp.array([[0.0, 1.0], [padding, padding]]), jnp.array([1.0, 0.0])
+
+    def of(x):
+        return preferences.kl_per_token(x, jnp.where(mask[:, None] > 0, 0.0, x), mask)
+
+    value, slope = jax.value_and_grad(of)(policy)
+    assert value == preferences.kl_per_token(policy[:1], jnp.zeros((1, 2)), mask[:1])
+    assert np.isfinite(slope).all()
+
+
+def test_means_of_narrow_types_are_not_rounded():
+    many = jnp.ones(70_000, jnp.float16)
+    assert float(preferences.tilted_mean(many, 1.0)) == 1.0
+    chosen = jnp.where(jnp.arange(1000) < 503, 1, -1).astype(jnp.bfloat16)
+    assert float(preferences.reward_accuracy(chosen, jnp.zeros_like(chosen))) == np.float32(0.503)
+
+
+def test_strengths_may_be_arrays_and_traced():
+    margins = jnp.array([0.5, -1.0])
+    betas = jnp.array([0.1, 0.2])
+    for loss in (preferences.dpo, preferences.ipo):
+        alone = [loss(margins[i], float(betas[i])) for i in range(2)]
+        np.testing.assert_allclose(loss(margins, betas), jnp.stack(alone), rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(loss)(margins, betas), jnp.stack(alone), rtol=1e-6)
+    for loss in (preferences.cdpo, preferences.rdpo):
+        traced = jax.jit(lambda rate, loss=loss: loss(margins, flip_rate=rate))(0.2)
+        np.testing.assert_allclose(traced, loss(margins, flip_rate=0.2), rtol=1e-6)
+        with pytest.raises(ValueError, match="flip_rate"):
+            loss(margins, flip_rate=jnp.array([0.1, 0.7]))
+    with pytest.raises(ValueError, match="beta"):
+        preferences.dpo(margins, jnp.array([0.1, -0.2]))

@@ -426,3 +426,62 @@ def test_runs_side_by_side_decompose_only_where_they_are_due():
     outside, *_ = text.split("cond[")
     assert "eigh" not in outside
     assert "eigh" in text
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_rare_targets_are_drawn_as_often_as_the_law_says(dtype):
+    zeros = jnp.zeros(200_000, jnp.int32)
+    key = jax.random.key(0)
+    rare = risk.perturb(key, zeros, "binary", law=jnp.full(len(zeros), 1e-3, dtype), share=1.0)
+    assert 150 < int(rare.targets[1].sum()) < 260  # 200 +- 14
+    law = jnp.full((20_000, 128), 1 / 128, dtype)
+    even = risk.perturb(key, zeros[:20_000], "classes", law=law, share=1.0)
+    assert abs(float(jnp.mean(even.targets[1] < 64)) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("targets", "kind", "law", "said"),
+    [
+        (np.full(50, 200, np.uint8), "counts", np.full(50, 250.0), "uint8, which cannot hold"),
+        (np.zeros(50, np.int8), "classes", np.full((50, 200), 1 / 200), "int8, which cannot hold"),
+        (np.array([1.0, np.nan]), "regression", None, "not finite in row 1; leave such rows out"),
+        (np.array([[1.0, 2.0], [np.inf, 1.0]]), "regression", None, "not finite in row 1"),
+    ],
+)
+def test_targets_that_cannot_be_moved_are_refused(targets, kind, law, said):
+    with pytest.raises(ValueError, match=said):
+        risk.perturb(jax.random.key(0), targets, kind, law=law)
+
+
+@pytest.mark.parametrize("kind", ["regression", "classes", "binary", "counts"])
+def test_known_targets_may_be_moved_within_a_trace(kind):
+    targets = jnp.array([0.5, 1.0]) if kind == "regression" else jnp.array([0, 1])
+    law = {"classes": jnp.full((2, 2), 0.5), "regression": None}.get(kind, jnp.full(2, 0.5))
+
+    def moved(key):
+        return risk.perturb(key, targets, kind, law=law).targets
+
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(jax.jit(moved)(key), moved(key))
+
+
+def test_large_targets_of_half_precision_are_moved_by_a_tenth_of_their_deviation():
+    y = np.random.default_rng(0).normal(0, 3000, 100).astype(np.float16)
+    twins = risk.perturb(jax.random.key(0), y, "regression")
+    assert twins.targets.dtype == np.float16
+    np.testing.assert_allclose(twins.scale, y.astype(float).std() / 10, rtol=1e-3)
+
+
+def test_labels_beyond_the_classes_are_refused():
+    logits, labels = jnp.zeros((3, 3)), jnp.array([0, 1, 3])
+    with pytest.raises(ValueError, match="targets name class 3; outputs have 3 classes"):
+        risk.law_of(logits, labels, "classes")
+
+
+def test_a_law_of_weights_is_that_of_equal_rows():
+    logits = jax.random.normal(jax.random.key(0), (30, 4)) * 5
+    labels = jax.random.categorical(jax.random.key(1), logits)
+    weights = np.random.default_rng(0).integers(0, 4, 30)
+    weighted = risk.law_of(logits, labels, "classes", weights=weights)
+    repeated = risk.law_of(np.repeat(logits, weights, 0), np.repeat(labels, weights), "classes")
+    np.testing.assert_allclose(np.repeat(weighted, weights, 0), repeated, rtol=1e-4)

@@ -217,3 +217,23 @@ def test_a_step_that_is_no_multiple_of_the_momentum_is_refused():
             theory.record(*posed[:2], optax.sgd(0.1), *posed[2:], steps=5, batch_size=2)
         with pytest.raises(ValueError, match=r"more memory="):
             theory.record(*posed[:2], optax.sgd(0.1), *posed[2:], steps=5, memory=1000)
+
+
+def test_data_of_double_precision_take_the_type_of_the_parameters():
+    x = np.linspace(-1, 1, 6).reshape(3, 2)
+    params = {"w": jnp.ones(2, jnp.float32)}
+
+    def f(params, x):
+        return params["w"] @ x
+
+    def loss(u, y):
+        return jnp.square(u - y)
+
+    found = []
+    with jax.enable_x64(True):
+        for data in (x, x.astype(np.float32)):
+            pair = (data, data[:, 0])
+            run = theory.record(f, loss, optax.sgd(0.1), params, pair, data, steps=2)
+            flow = theory.gradient_flow(f, loss, params, pair, data, time=0.1, steps=2)
+            found.append((run.params["w"], flow.params["w"]))
+    np.testing.assert_array_equal(*found)

@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,7 +23,16 @@ __all__ = ["Gated"]
 
 _STRETCH = 25  # steps in one call of a compiled program
 _LARGEST_WEIGHTS = 1e30  # their sum; what is larger overflows in float32
+_MOST_SINGLE = 10**6  # examples that stand by themselves, before memory runs out
 _INPUTS = 16  # their number is rounded up to a multiple of it, so that few programs are compiled
+
+
+class Examples(NamedTuple):
+    """Different examples: standardised inputs, targets, and how often each counts."""
+
+    x: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
 
 
 class Gated(BaseEstimator):
@@ -66,7 +75,7 @@ class Gated(BaseEstimator):
         """The targets of the network, shape (n, ...), in float64."""
         raise NotImplementedError
 
-    def _begin_targets(self, y: np.ndarray, weights: np.ndarray) -> int:
+    def _begin_targets(self, y: np.ndarray, weights: np.ndarray, *, whole: bool) -> int:
         """Look at the targets before the first step; return the number of outputs."""
         raise NotImplementedError
 
@@ -108,25 +117,31 @@ class Gated(BaseEstimator):
             return validate_data(self, x, reset=reset, skip_check_array=True)
         return validate_data(self, x, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")
 
-    def _examples(
+    def _counted(
         self, x: Any, y: np.ndarray, sample_weight: Any
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Columns, encoded targets and weights of the different examples."""
+    ) -> tuple[Any, np.ndarray, np.ndarray]:
+        """The examples that count, and how often. The others are as if they were not there."""
         weights = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         if not weights.sum() < _LARGEST_WEIGHTS:
             raise ValueError(
                 f"sample_weight sums to {weights.sum():.3g}; weights count examples, so give "
                 "smaller ones"
             )
-        columns = self._encoder(x)
-        targets = self._encoded(y).reshape(len(y), -1)
         used = weights > 0
         if used.sum() < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least two samples of positive weight, to see "
                 f"noise; it got n_samples = {int(used.sum())}"
             )
-        rows, weights = merge(np.hstack([columns, targets])[used], weights[used])
+        return (x.iloc[used] if is_frame(x) else x[used]), y[used], weights[used]
+
+    def _examples(
+        self, x: Any, y: np.ndarray, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Columns, encoded targets and weights of the different examples."""
+        columns = self._encoder(x)
+        targets = self._encoded(y).reshape(len(y), -1)
+        rows, weights = merge(np.hstack([columns, targets]), weights)
         # A weight says how often an example counts. Weights that are too small for that, as those
         # that sum to one, count as much as their effective number (Kish).
         shares = weights / weights.max()  # their squares may be too small for a number
@@ -138,10 +153,10 @@ class Gated(BaseEstimator):
 
     def _begin(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray, *, whole: bool) -> None:
         """Set up all that is learned before the first step, from all examples or from the first."""
-        count = self._begin_targets(y, weights)
+        count = self._begin_targets(y, weights, whole=whole)
         self._scaler = Scaler.of(x, weights, self._encoder.numerical)
-        if not whole:  # what is constant among the first examples may vary later
-            self._scaler = self._scaler._replace(varies=np.ones(x.shape[1], bool))
+        if not whole:
+            self._scaler = self._scaler.open()
         self._random = check_random_state(self.random_state)
         inputs = self._scaler(x[:1]).shape[1]
         self.network_ = initial((inputs, *self.hidden_sizes, count), self._random)
@@ -168,40 +183,43 @@ class Gated(BaseEstimator):
                 print(f"step {done}: loss {self.loss_curve_[-1]:.4g}", flush=True)
         self.network_, self.optimizer_state_ = jax.tree.map(np.asarray, (params, state))
 
-    def _fit(self, x: Any, y: np.ndarray, sample_weight: Any) -> None:
+    def _fit(self, x: Any, y: np.ndarray, weights: np.ndarray) -> None:
         """Train from the start, on examples that come back."""
-        self._encoder = Encoder(x)
-        columns, targets, weights = self._examples(x, y, sample_weight)
+        self._encoder = Encoder(x, weights)
+        columns, targets, weights = self._examples(x, y, weights)
         self._begin(columns, targets, weights, whole=True)
         inputs = _filled(self._scaler(columns)).astype(np.float32)
         begin = self.network_, self.optimizer_state_
         seed = self._random.randint(2**31)
 
-        def trained(targets: np.ndarray, z: float) -> tuple[Any, Any, list[float]]:
+        def trained(examples: Examples, z: float) -> tuple[Any, Any, list[float]]:
             """The network, the state and the losses after all steps, from the same start."""
             self.network_, self.optimizer_state_ = begin
             self.loss_curve_ = []
             random = np.random.RandomState(seed)
-            batches = _drawn(inputs, targets, weights, self.batch_size, self.steps, random)
-            self._train(batches, self._rates(z, weights.sum(), self.steps))
+            batches = _drawn(*examples, self.batch_size, self.steps, random)
+            self._train(batches, self._rates(z, examples.weights.sum(), self.steps))
             return self.network_, self.optimizer_state_, self.loss_curve_
 
-        given = self._targets(targets)
+        examples = Examples(inputs, self._targets(targets), weights)
         if self.z != "twin":
-            trained(given, self.z)
+            trained(examples, self.z)
             return
+        single = _single(examples)
         found = choose(
-            trained,
-            lambda done: outputs(done[0], inputs),
-            given,
-            weights,
+            lambda targets, z: trained(single._replace(y=targets), z),
+            lambda done: outputs(done[0], single.x),
+            single.y,
+            single.weights,
             "classes" if self._loss == "class" else "regression",
             jax.random.key(seed),
         )
-        self.network_, self.optimizer_state_, self.loss_curve_ = found.trained
         self.z_, self.risks_ = found.z, found.risks
+        self.network_, self.optimizer_state_, self.loss_curve_ = found.trained
+        if len(single.weights) > len(weights):  # what it was trained on is not what a number takes
+            trained(examples, found.z)
 
-    def _partial_fit(self, x: Any, y: np.ndarray, sample_weight: Any, *, first: bool) -> None:
+    def _partial_fit(self, x: Any, y: np.ndarray, weights: np.ndarray, *, first: bool) -> None:
         """Pass once over new examples."""
         if self.z == "twin":
             raise ValueError(
@@ -209,7 +227,7 @@ class Gated(BaseEstimator):
                 "give z a number"
             )
         if first:
-            self._encoder = Encoder(x)
+            self._encoder = Encoder(x, weights)
         elif (sizes := tuple(layer["bias"].size for layer in self.network_[:-1])) != tuple(
             self.hidden_sizes
         ):
@@ -217,7 +235,7 @@ class Gated(BaseEstimator):
                 f"hidden_sizes = {self.hidden_sizes!r} differs from {sizes}, those of the network "
                 "that partial_fit has begun; set it back, or begin anew with a clone"
             )
-        columns, targets, weights = self._examples(x, y, sample_weight)
+        columns, targets, weights = self._examples(x, y, weights)
         if first:
             self._begin(columns, targets, weights, whole=False)
         inputs = _filled(self._scaler(columns)).astype(np.float32)
@@ -234,6 +252,28 @@ class Gated(BaseEstimator):
 def _filled(x: np.ndarray) -> np.ndarray:
     """Columns of zeros behind the others, up to the next multiple of ``_INPUTS``."""
     return np.pad(x, ((0, 0), (0, -x.shape[1] % _INPUTS)))
+
+
+def _single(examples: Examples) -> Examples:
+    """Examples that count at most once: a row that counts more often stands there as often.
+
+    A twin moves the target of each by itself. Moved together, those of equal rows would follow
+    themselves.
+
+    Raises:
+        ValueError: there would be too many.
+    """
+    often = np.maximum(np.ceil(examples.weights), 1).astype(int)
+    if often.sum() > max(_MOST_SINGLE, len(often)):
+        raise ValueError(
+            f"z = 'twin' moves every example by itself, and sample_weight counts {often.sum()}; "
+            "give smaller weights, or give z a number"
+        )
+    return Examples(
+        np.repeat(examples.x, often, 0),
+        np.repeat(examples.y, often, 0),
+        np.repeat(examples.weights / often, often),
+    )
 
 
 def _drawn(

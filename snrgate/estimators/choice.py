@@ -43,7 +43,7 @@ def choose(
         train: ``(targets, z) -> trained``, on the same batches in each call.
         outputs: ``trained -> outputs`` on the training inputs.
         targets: the first axis is that of the examples.
-        weights: how often each example counts.
+        weights: how much each example counts, at most once.
         kind: "regression" or "classes", as :func:`snrgate.risk.perturb` has it.
         key: random key of the perturbation.
 
@@ -52,12 +52,13 @@ def choose(
 
     Source: the twin, see :mod:`snrgate.risk`.
     """
-    best, twins, risks = None, None, {}
+    best, twins, law, risks = None, None, None, {}
     for z in THRESHOLDS:
         trained = train(targets, z)
         shown = outputs(trained)
         if twins is None:
-            law = None if kind == "regression" else risk.law_of(shown, targets, kind)
+            if kind != "regression":
+                law = risk.law_of(shown, targets, kind, weights=weights)
             twins = risk.perturb(key, targets, kind, law=law)
         moved = outputs(train(np.asarray(twins.targets[1]), z))
         found = risk.estimate(np.stack([shown, moved]), twins, kind, weights=weights)

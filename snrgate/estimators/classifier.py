@@ -82,8 +82,9 @@ class GatedClassifier(ClassifierMixin, Gated):
         """
         self._check_settings()
         X, y = self._inputs(X, reset=True), self._labels(X, y)
+        X, y, weights = self._counted(X, y, sample_weight)
         self.classes_ = np.unique(y)
-        self._fit(X, y, sample_weight)
+        self._fit(X, y, weights)
         return self
 
     def partial_fit(
@@ -118,7 +119,8 @@ class GatedClassifier(ClassifierMixin, Gated):
             raise ValueError("classes are not those of the first call of partial_fit")
         if not (known := np.isin(y, self.classes_)).all():
             raise ValueError(f"the label of row {int((~known).argmax())} of y is not in classes")
-        self._partial_fit(X, y, sample_weight, first=first)
+        X, y, weights = self._counted(X, y, sample_weight)
+        self._partial_fit(X, y, weights, first=first)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -171,7 +173,7 @@ class GatedClassifier(ClassifierMixin, Gated):
     def _encoded(self, y: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.classes_, y).astype(np.float64)
 
-    def _begin_targets(self, y: np.ndarray, weights: np.ndarray) -> int:
+    def _begin_targets(self, y: np.ndarray, weights: np.ndarray, *, whole: bool) -> int:
         if len(self.classes_) < 2:
             raise ValueError(
                 f"GatedClassifier needs at least two classes; y contains {len(self.classes_)} class"

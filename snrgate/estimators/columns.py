@@ -27,9 +27,10 @@ class Encoder:
 
     Args:
         x: a table of pandas, or an array of numbers.
+        weights: how often each row counts.
     """
 
-    def __init__(self, x: Any):
+    def __init__(self, x: Any, weights: np.ndarray):
         dtypes = list(x.dtypes) if is_frame(x) else [x.dtype] * x.shape[1]
         self.names = [str(name) for name in (x.columns if is_frame(x) else range(x.shape[1]))]
         self.categorical = np.array(
@@ -46,7 +47,7 @@ class Encoder:
             categories = self._categories(x)
             for name, column in self._named(categories):
                 _check_comparable(name, column)
-            self.encoder.fit(categories)
+            self.encoder.fit(_twice_if_frequent(categories, weights))
             self.kinds = {name: _kinds(column) for name, column in self._named(categories)}
 
     def __call__(self, x: Any) -> np.ndarray:
@@ -131,6 +132,25 @@ def _check_comparable(name: str, column: np.ndarray) -> None:
         ) from error
 
 
+def _twice_if_frequent(categories: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """A table with each category once, and those twice that are to have an input of their own.
+
+    scikit-learn counts the rows of a category. How often they count is told to it in this way.
+    """
+    columns = []
+    for column in categories.T:
+        often = dict.fromkeys(column, 0.0)
+        for value, weight in zip(column, weights, strict=True):
+            often[value] += weight
+        ranked = sorted(often, key=lambda value: (-often[value], value is not None, value))
+        columns.append(ranked + ranked[: _CATEGORIES - 1])
+    rows = max(map(len, columns))
+    table = np.empty((rows, len(columns)), object)
+    for at, column in enumerate(columns):
+        table[:, at] = column + column[:1] * (rows - len(column))
+    return table
+
+
 class Scaler(NamedTuple):
     """The standardisation of some columns.
 
@@ -173,6 +193,10 @@ class Scaler(NamedTuple):
             np.flatnonzero(there.any(0) & ~there.all(0)),
             np.concatenate([varies, np.ones(rest, bool)]),
         )
+
+    def open(self) -> "Scaler":
+        """The same, where what is constant among the first examples may vary later."""
+        return self._replace(varies=np.ones_like(self.varies))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The standardised columns, and one for each in which values were missing."""

@@ -88,7 +88,12 @@ class GatedRegressor(RegressorMixin, Gated):
         """
         self._check_settings()
         X, y = self._inputs(X, reset=True), self._values(X, y)
-        self._fit(X, y, sample_weight)
+        X, y, weights = self._counted(X, y, sample_weight)
+        if self.z == "twin" and not np.ptp(y, axis=0).any():
+            raise ValueError(
+                "z = 'twin' needs targets that differ, and y is constant; give z a number"
+            )
+        self._fit(X, y, weights)
         self._is_flat = y.ndim == 1
         return self
 
@@ -116,7 +121,8 @@ class GatedRegressor(RegressorMixin, Gated):
             raise ValueError(
                 f"y has shape {y.shape}; there were {len(self._target_scaler.mean)} targets before"
             )
-        self._partial_fit(X, y, sample_weight, first=first)
+        X, y, weights = self._counted(X, y, sample_weight)
+        self._partial_fit(X, y, weights, first=first)
         self._is_flat = y.ndim == 1
         return self
 
@@ -149,8 +155,10 @@ class GatedRegressor(RegressorMixin, Gated):
     def _encoded(self, y: np.ndarray) -> np.ndarray:
         return y
 
-    def _begin_targets(self, y: np.ndarray, weights: np.ndarray) -> int:
+    def _begin_targets(self, y: np.ndarray, weights: np.ndarray, *, whole: bool) -> int:
         self._target_scaler = Scaler.of(y, weights, y.shape[1])
+        if not whole:
+            self._target_scaler = self._target_scaler.open()
         return y.shape[1]
 
     def _targets(self, y: np.ndarray) -> np.ndarray:

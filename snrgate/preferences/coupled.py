@@ -17,15 +17,19 @@ This is the jackknife estimate of the variance of the gradient. For equal weight
 a single example: the weighted moments about their own mean :math:`\mu_c`, moved to :math:`G`,
 
 .. math:: M = \sum_i c_i (g_i - \mu_c)^2 + \Big(\sum_i c_i\Big) (\mu_c - G)^2 .
+
+The example with the largest weight stands apart, with a backward pass of its own for the gradient
+of the others: where it holds nearly all weight, :math:`1 - w_i` and :math:`g_i - G` would be
+nothing but rounding.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from snrgate.annotations import Array, Float, PyTree
+from snrgate.annotations import Array, Float, PyTree, Scalar
 from snrgate.block import Block
 from snrgate.moments import Moments, value_and_moments
 from snrgate.moments.origin import note
@@ -37,7 +41,7 @@ __all__ = ["tilted_value_and_moments"]
 
 def tilted_value_and_moments(
     loss_fn: Callable[[PyTree, PyTree], Array],
-    temperature: float,
+    temperature: Scalar,
     *,
     method: str = "auto",
     block: Block = "unit",
@@ -45,7 +49,7 @@ def tilted_value_and_moments(
     r"""Turn the loss of one example into the tilted loss of a batch and its moments.
 
     The mean is the gradient of :func:`~snrgate.preferences.tilted_mean`. The noise is that of
-    leaving out one example (see the module). It costs about two backward passes.
+    leaving out one example (see the module). It costs about three backward passes.
 
     Args:
         loss_fn: ``(params, example) -> loss`` with a scalar loss, written for one example, such as
@@ -77,37 +81,67 @@ def tilted_value_and_moments(
     weighted = value_and_moments(loss_fn, method=method, block=block)
 
     def grad_fn(params: PyTree, batch: PyTree, *, measure: Any = True) -> tuple[Array, Moments]:
-        def of_batch(params: PyTree) -> tuple[Array, Array]:
-            losses = jax.vmap(loss_fn, (None, 0))(params, batch)
-            return tilted_mean(losses, temperature), losses
-
-        (value, losses), mean = jax.value_and_grad(of_batch, has_aux=True)(params)
-        counts = _counts(losses, temperature)
-        _, about = weighted(params, batch, weights=counts, measure=measure)
+        losses, pull = jax.vjp(lambda p: jax.vmap(loss_fn, (None, 0))(p, batch), params)
+        value, shares = jax.value_and_grad(tilted_mean)(losses, temperature)
+        (mean,) = pull(shares)
+        left = _left_out(losses, temperature)
+        _, about = weighted(params, batch, weights=left.counts, measure=measure)
         mean = jax.tree.map(lambda g, m: g.astype(m.dtype), mean, about.mean)
-        moved = _about(mean, about, measure)
-        return value, note(Moments(mean, moved, jnp.asarray(len(losses), counts.dtype)))
+        moved = about.sum_sq_diff
+        if measure is not False:
+            (others,) = pull(left.others.astype(losses.dtype))
+            moved = _about(mean, about, left, others, measure)
+        return value, note(Moments(mean, moved, jnp.asarray(len(losses), left.counts.dtype)))
 
     return grad_fn
 
 
-def _counts(losses: Float[Array, " b"], temperature: float) -> Float[Array, " b"]:
-    r"""The squares of :math:`(b - 1) w_i / (1 - w_i)`."""
-    weights = jax.nn.softmax(-losses.astype(jnp.result_type(float)) / temperature)
-    rest = jnp.maximum(1 - weights, jnp.finfo(weights.dtype).eps)
-    return jnp.square((len(losses) - 1) * weights / rest)
+class _LeftOut(NamedTuple):
+    r"""What the gradients without one example differ by, :math:`w_i (g_i - G) / (1 - w_i)`.
+
+    The example with the largest share :math:`w_1` stands apart. Where it holds nearly all, these
+    differences of floating-point numbers would say nothing of it.
+
+    Attributes:
+        counts: :math:`(w_i / (1 - w_i))^2` over :math:`(1 - w_1)^2`, and 0 for that example.
+        scale: :math:`(1 - w_1)^2`.
+        others: the shares of the examples without it.
+    """
+
+    counts: Float[Array, " b"]
+    scale: Float[Array, ""]
+    others: Float[Array, " b"]
 
 
-def _about(mean: PyTree, moments: Moments, measure: Any) -> PyTree:
-    """Sums of squared differences from another mean; -1 where nothing is measured."""
-    if measure is False:
-        return moments.sum_sq_diff
-    total = jnp.asarray(moments.sample_size)
+def _left_out(losses: Float[Array, " b"], temperature: Scalar) -> _LeftOut:
+    logits = -losses.astype(jnp.promote_types(losses.dtype, jnp.result_type(float))) / temperature
+    first = jnp.arange(len(losses)) == jnp.argmax(logits)
+    rest = jnp.where(first, -jnp.inf, logits)
+    others = jnp.where(first, 0, jax.nn.softmax(rest))  # all 0 where there is no other example
+    missing = jnp.exp(jax.nn.logsumexp(rest) - jax.nn.logsumexp(logits))  # 1 - w_1
+    counts = jnp.square(others / (1 - others * missing))
+    return _LeftOut(counts, jnp.square(missing), others)
 
-    def of_parameter(new: Array, old: Array, sums: Any) -> Any:
-        moved = squares_like(new - old, sums)
-        return jax.tree.map(
-            lambda x, y: jnp.where(measure, x + y * total.astype(y.dtype), x), sums, moved
-        )
 
-    return jax.tree.map(of_parameter, mean, moments.mean, moments.sum_sq_diff)
+def _about(mean: PyTree, moments: Moments, left: _LeftOut, others: PyTree, measure: Any) -> PyTree:
+    r"""Sums of :math:`(b - 1)^2 (G - G_{-i})^2`; -1 where nothing is measured.
+
+    Args:
+        mean: the gradient :math:`G` of all examples.
+        moments: of the examples but the first, by their counts.
+        left: its counts and their scale.
+        others: the gradient :math:`G_{-1}` without the first.
+        measure: whether anything is measured.
+    """
+    total, length = jnp.asarray(moments.sample_size), len(left.counts)
+
+    def of_parameter(new: Array, old: Array, without: Array, sums: Any) -> Any:
+        from_other_mean, of_first = squares_like(new - old, sums), squares_like(new - without, sums)
+
+        def added(x: Array, y: Array, z: Array) -> Array:
+            whole = left.scale.astype(x.dtype) * (x + y * total.astype(y.dtype)) + z
+            return jnp.where(measure, (length - 1) ** 2 * whole, x)
+
+        return jax.tree.map(added, sums, from_other_mean, of_first)
+
+    return jax.tree.map(of_parameter, mean, moments.mean, others, moments.sum_sq_diff)

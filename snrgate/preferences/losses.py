@@ -13,12 +13,15 @@ batch; :func:`snrgate.preferences.tilted_value_and_moments` has its moments.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from snrgate.annotations import Array, Float
+from snrgate.annotations import Array, Float, Scalar
 from snrgate.preferences.shapes import same_shape
+from snrgate.settings import known
 
 __all__ = ["cdpo", "dpo", "dr_dpo", "ipo", "margin", "rdpo", "tilted_mean"]
 
@@ -58,7 +61,7 @@ def margin(
     return (chosen - reference_chosen) - (rejected - reference_rejected)
 
 
-def dpo(margin: Float[Array, "*b"], beta: float = 0.1) -> Float[Array, "*b"]:
+def dpo(margin: Float[Array, "*b"], beta: Scalar = 0.1) -> Float[Array, "*b"]:
     r"""The loss of direct preference optimisation.
 
     .. math:: \ell(h) = -\log \sigma(\beta h)
@@ -85,7 +88,9 @@ def dpo(margin: Float[Array, "*b"], beta: float = 0.1) -> Float[Array, "*b"]:
     return jax.nn.softplus(-beta * margin)
 
 
-def cdpo(margin: Float[Array, "*b"], beta: float = 0.1, *, flip_rate: float) -> Float[Array, "*b"]:
+def cdpo(
+    margin: Float[Array, "*b"], beta: Scalar = 0.1, *, flip_rate: Scalar
+) -> Float[Array, "*b"]:
     r"""Conservative DPO: the cross-entropy with smoothed labels.
 
     .. math:: (1 - \varepsilon)\, \ell(h) + \varepsilon\, \ell(-h)
@@ -116,7 +121,9 @@ def cdpo(margin: Float[Array, "*b"], beta: float = 0.1, *, flip_rate: float) -> 
     return (1 - flip_rate) * dpo(margin, beta) + flip_rate * dpo(-margin, beta)
 
 
-def rdpo(margin: Float[Array, "*b"], beta: float = 0.1, *, flip_rate: float) -> Float[Array, "*b"]:
+def rdpo(
+    margin: Float[Array, "*b"], beta: Scalar = 0.1, *, flip_rate: Scalar
+) -> Float[Array, "*b"]:
     r"""Robust DPO: the estimate of the loss on right labels that is without bias.
 
     .. math:: \frac{(1 - \varepsilon)\, \ell(h) - \varepsilon\, \ell(-h)}{1 - 2 \varepsilon}
@@ -150,7 +157,7 @@ def rdpo(margin: Float[Array, "*b"], beta: float = 0.1, *, flip_rate: float) -> 
     return ((1 - flip_rate) * right - flip_rate * wrong) / (1 - 2 * flip_rate)
 
 
-def ipo(margin: Float[Array, "*b"], beta: float = 0.1) -> Float[Array, "*b"]:
+def ipo(margin: Float[Array, "*b"], beta: Scalar = 0.1) -> Float[Array, "*b"]:
     r"""Identity preference optimisation: the squared distance from a finite margin.
 
     .. math:: \left(h - \frac{1}{2 \beta}\right)^2
@@ -181,7 +188,7 @@ def ipo(margin: Float[Array, "*b"], beta: float = 0.1) -> Float[Array, "*b"]:
     return jnp.square(margin - 1 / (2 * beta))
 
 
-def tilted_mean(losses: Float[Array, " b"], temperature: float) -> Float[Array, ""]:
+def tilted_mean(losses: Float[Array, " b"], temperature: Scalar) -> Float[Array, ""]:
     r"""A mean of losses in which large ones count less.
 
     .. math::
@@ -210,12 +217,13 @@ def tilted_mean(losses: Float[Array, " b"], temperature: float) -> Float[Array, 
     _check_positive(temperature=temperature)
     if jnp.ndim(losses) != 1:
         raise ValueError(f"losses have shape {jnp.shape(losses)}; give one for each example, (b,)")
-    count = jnp.asarray(losses.shape[0], losses.dtype)
-    return temperature * (jnp.log(count) - jax.nn.logsumexp(-losses / temperature))
+    wide = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))  # float16 ends at 65,504
+    tilted = math.log(losses.shape[0]) - jax.nn.logsumexp(-wide / temperature)
+    return (temperature * tilted).astype(losses.dtype)
 
 
 def dr_dpo(
-    margins: Float[Array, " b"], beta: float = 0.1, *, temperature: float = 1.0
+    margins: Float[Array, " b"], beta: Scalar = 0.1, *, temperature: Scalar = 1.0
 ) -> Float[Array, ""]:
     r"""Distributionally robust DPO: the :func:`tilted_mean` of the losses of a batch.
 
@@ -245,12 +253,12 @@ def dr_dpo(
     return tilted_mean(dpo(margins, beta), temperature)
 
 
-def _check_positive(**numbers: float) -> None:
+def _check_positive(**numbers: Scalar) -> None:
     for name, value in numbers.items():
-        if not (value > 0 and math.isfinite(value)):
+        if known(value) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
             raise ValueError(f"{name} = {value} must be positive and finite")
 
 
-def _check_flip_rate(rate: float, most: str, allowed: bool) -> None:
-    if not (rate >= 0 and allowed):
+def _check_flip_rate(rate: Scalar, most: str, allowed: Any) -> None:
+    if known(rate) and not np.all((np.asarray(rate) >= 0) & np.asarray(allowed)):
         raise ValueError(f"flip_rate = {rate} must be at least 0 and {most}")

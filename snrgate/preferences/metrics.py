@@ -51,7 +51,7 @@ def reward_accuracy(chosen: Float[Array, " b"], rejected: Float[Array, " b"]) ->
         rejected: rewards of the replies that are worse, shape ``(b,)``.
 
     Returns:
-        A scalar in [0, 1].
+        A scalar in [0, 1], float32 or wider.
 
     Raises:
         ValueError: the shapes differ.
@@ -63,7 +63,8 @@ def reward_accuracy(chosen: Float[Array, " b"], rejected: Float[Array, " b"]) ->
         0.75
     """
     same_shape(chosen=chosen, rejected=rejected)
-    return jnp.mean((1 + jnp.sign(chosen - rejected)) / 2)
+    right = (1 + jnp.sign(chosen - rejected)) / 2
+    return jnp.mean(right, dtype=jnp.promote_types(right.dtype, jnp.float32))
 
 
 def drift(rewards: Float[Array, "..."]) -> Float[Array, ""]:
@@ -74,7 +75,7 @@ def drift(rewards: Float[Array, "..."]) -> Float[Array, ""]:
             with different ``beta`` can be compared.
 
     Returns:
-        A scalar, in the units of the rewards.
+        A scalar in the units of the rewards, float32 or wider.
 
     Example:
         >>> import jax.numpy as jnp
@@ -82,7 +83,7 @@ def drift(rewards: Float[Array, "..."]) -> Float[Array, ""]:
         >>> float(drift(jnp.array([[1.0, -3.0]])))
         2.0
     """
-    return jnp.mean(jnp.abs(rewards))
+    return jnp.mean(jnp.abs(rewards), dtype=jnp.promote_types(rewards.dtype, jnp.float32))
 
 
 def kl_per_token(
@@ -119,10 +120,15 @@ def kl_per_token(
     same_shape(policy=policy, reference=reference)
     same_shape(mask=mask, positions=policy[..., 0])
     wide = jnp.promote_types(policy.dtype, jnp.float32)
-    new, old = (jax.nn.log_softmax(x.astype(wide)) for x in (policy, reference))
+    counts = jnp.asarray(mask, wide)  # the sum of a narrow type is rounded
+    # Whatever stands in the padding, NaN too, counts nothing, in the gradient neither.
+    new, old = (
+        jax.nn.log_softmax(jnp.where(counts[..., None] > 0, x.astype(wide), 0))
+        for x in (policy, reference)
+    )
     law = jnp.exp(new)
     of_token = jnp.sum(law * jnp.where(law > 0, new - old, 0), axis=-1)
-    return jnp.sum(of_token * mask) / jnp.sum(mask)
+    return jnp.sum(of_token * counts) / jnp.sum(counts)
 
 
 def sustained(values: ArrayLike | Sequence[float]) -> np.ndarray:

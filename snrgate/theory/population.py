@@ -22,6 +22,7 @@ from snrgate.annotations import Array, Float, Int, PyTree, Scalar
 from snrgate.measure import are_measured
 from snrgate.moments.kronecker import SideSums, trace
 from snrgate.moments.statistics import noise_of_mean, pool_like
+from snrgate.settings import known
 from snrgate.theory.running import running_sum, second_decay, shifted, step_of_sum
 from snrgate.trees import flatten
 
@@ -148,7 +149,7 @@ def monitored(
     Source: Litman & Guo, arXiv 2605.01172, the population-risk objective. For normal batch means
     an exact derivative would be right for every optimizer (Stein's lemma).
     """
-    if dataset_size is not None and not isinstance(dataset_size, jax.Array) and dataset_size < 2:
+    if dataset_size is not None and known(dataset_size) and not dataset_size >= 2:
         raise ValueError(f"dataset_size = {dataset_size} must be at least 2, or None")
     size = math.inf if dataset_size is None else dataset_size
     inner = optax.with_extra_args_support(tx)

@@ -1,7 +1,7 @@
 """A model, its loss and its data, as functions of one vector of parameters."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,8 +87,14 @@ def pose(
         ValueError: the matrices would take more memory, or inputs have no common leading axis.
         TypeError: a parameter is not a real floating-point array.
     """
-    x, targets, queries = jax.tree.map(jnp.asarray, (*data, queries))
     w = parameters(params)
+
+    def as_parameters(a: Any) -> Array:
+        """Numbers in the dtype of the parameters, which the outputs then have too."""
+        a = jnp.asarray(a)
+        return a.astype(w.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    x, targets, queries = jax.tree.map(as_parameters, (*data, queries))
     n, k = output_count(f, params, x)
     m, _ = output_count(f, params, queries)
     refuse_beyond(
