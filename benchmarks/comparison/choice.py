@@ -340,6 +340,9 @@ CONTENDERS: dict[str, Contender] = {
     "gate, cosine": Contender(
         _last("single", "gate, cosine"), 1, "the gate with a rate that falls to zero, last step"
     ),
+    "gate, strict": Contender(
+        _last("single", "gate, strict"), 1, "the gate with `z` = 1.4 in place of 1, last step"
+    ),
     "gate per unit": Contender(_last("single", "gate per unit"), 1, "not tuned, last step"),
     "paper's gate": Contender(
         _last("single", "paper's gate"), 1, "Algorithm 1 with b / (n - b), not tuned, last step"

@@ -216,6 +216,7 @@ SINGLE: dict[str, AdamW] = {
     "eigenvectors alone": KERNELS,
     "without doubt": KERNELS,
     "gate, cosine": CosineGated(1e-3, block="kronecker", fitted=0.0),
+    "gate, strict": dataclasses.replace(KERNELS, z=1.4),
 }
 """Runs that nobody tunes: a learning rate of 1e-3, no decay, the last step."""
 SCHEDULED = {"cosine": (CosineAdamW(), "plain", GRID)}

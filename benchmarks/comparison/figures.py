@@ -9,7 +9,7 @@ from comparison.rows import ROWS
 from comparison.scales import SCALES, scale_name
 from comparison.words import KINDS
 
-__all__ = ["DECIDING", "curves", "figure", "measured_curves"]
+__all__ = ["DECIDING", "SCALED", "curves", "figure", "measured_curves"]
 
 DECIDING = (
     "gate",
@@ -19,9 +19,10 @@ DECIDING = (
     "AdamW, twin",
 )
 """The contenders that the page is about."""
-SCALED = ("gate", "gate, tuned by twin", "AdamW, hold-out", "AdamW, twin", "AdamW, oracle")
+SCALED = ("gate", "gate, strict", "gate, tuned by twin", "AdamW, hold-out", "AdamW, oracle")
 COLOURS = {
     "gate": "#1f5f8b",
+    "gate, strict": "#7a5195",
     "gate, tuned by twin": "#5fa8d3",
     "AdamW, hold-out": "#b4532a",
     "AdamW, retrained": "#e39a6f",

@@ -52,7 +52,7 @@ from snrgate.lab.training.twin import twin_of
 
 EVERY = ROWS | RULED | POINTS
 """All rows, those without a hold-out, and those of the curves, by the names of their files."""
-PARTS = ("decide", "schedules", "single", "stops", "folds", "references", "peers")
+PARTS = ("decide", "schedules", "strict", "single", "stops", "folds", "references", "peers")
 FOLDS = 5
 
 
@@ -65,9 +65,9 @@ class Comparison:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the data, the weights and the batches."""
     parts: tuple[str, ...] = PARTS
-    """What is measured: the contenders that decide, schedules and a wider grid, those that nobody
-    tunes, rules that stop one run of AdamW, five-fold cross-validation, other methods (both on
-    tables) and other optimizers.
+    """What is measured: the contenders that decide, schedules and a wider grid, a stricter gate,
+    those that nobody tunes, rules that stop one run of AdamW, five-fold cross-validation, other
+    methods (both on tables) and other optimizers.
     """
     minutes: float = 1e9
     """Time after which no further run begins."""
@@ -91,6 +91,8 @@ def wanted(row: str, seed: int, parts: tuple[str, ...]) -> Iterator[Key]:
         yield from (Key("cosine", name_of(h), seed) for h in GRID)
         yield from (Key("AdamW held out", name_of(h), seed) for h in WIDE_GRID)
         yield Key("single", "gate, cosine", seed)
+    if "strict" in parts:
+        yield Key("single", "gate, strict", seed)
     if "single" in parts:
         yield from (Key("single", name, seed) for name in SINGLE)
     if "stops" in parts:

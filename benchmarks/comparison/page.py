@@ -14,12 +14,12 @@ from pathlib import Path
 
 from comparison.choice import CONTENDERS, end_of
 from comparison.contenders import TOLD
-from comparison.figures import DECIDING, curves, figure, measured_curves
+from comparison.figures import DECIDING, SCALED, curves, figure, measured_curves
 from comparison.fixed import FIXED, HINDSIGHT
 from comparison.numbers import Values, interval, interval_of, ratios, regrets, shared
 from comparison.objections import COSINE, RETRAINED, objections, said_ratio, times
 from comparison.rows import ROWS, RULED
-from comparison.scales import SCALES
+from comparison.scales import SCALES, scale_name
 from comparison.stored import Stored
 from comparison.words import ADVICE, KINDS, PAGE, ROWS_PAGE, verdict
 from snrgate.lab.study.tables import head, line
@@ -55,6 +55,7 @@ STRONGER = (
     "AdamW, smoothed hold-out",
     "AdamW, wide grid, hold-out",
     "gate, cosine",
+    "gate, strict",
     "gate",
 )
 STOPS = ("AdamW, not tuned", "Label Wave", "evidence-based", "gradients")
@@ -192,7 +193,8 @@ def page(stored: Stored) -> str:
         least=stored.LEAST_SEEDS,
         unmeasured="; ".join(unmeasured) or "none",
         not_measured=_not_measured(scales),
-        scales_seeds=max((len(s) for v in scales.values() for s in v.values()), default=0),
+        scaled="\n".join(scaled(scales)),
+        scales_seeds=_seeds_said(scales),
         contenders="\n".join(
             f"- **{name}**{_runs_said(c.runs)}: {c.said}." for name, c in CONTENDERS.items()
         ),
@@ -309,6 +311,27 @@ def rows_page(values: Values) -> str:
             cells = (f"{f(errors):.4g}" for f in (statistics.median, min, max))
             text.append(line([name, *cells, str(len(errors))]))
     return ROWS_PAGE + "\n".join(text) + "\n"
+
+
+def scaled(scales: Values) -> list[str]:
+    """The median errors at every point of the curves."""
+    lines = head(["what changes", *SCALED], left=1)
+    for curve, by_x in SCALES.items():
+        for x in by_x:
+            of_row = scales.get(scale_name(curve, x), {})
+            if "gate" in of_row:
+                cells = (
+                    f"{statistics.median(of_row[name].values()):.3g}" if name in of_row else "-"
+                    for name in SCALED
+                )
+                lines.append(line([f"{curve}: {x:g}", *cells]))
+    return lines
+
+
+def _seeds_said(scales: Values) -> str:
+    """The number of seeds of the points, or the least and the greatest one."""
+    counts = sorted(len(of_row["gate"]) for of_row in scales.values() if "gate" in of_row)
+    return " to ".join(map(str, sorted({counts[0], counts[-1]})))
 
 
 def _not_measured(scales: Values) -> str:
