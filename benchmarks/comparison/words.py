@@ -220,8 +220,8 @@ decay, told the number of examples. It was chosen on the seeds 100 and 101 of di
 spectra, series and photos, whose other seeds are rows here. The default of `snrgate.adamw` is the
 gate per unit, with a decay of 1e-4. The seeds here are 0 to 4. How many of them a row has was
 decided by the time that was left, and not beforehand. A row counts from {least} seeds on, and so
-does a contender on a row. Others are in `rows.md` alone, such as these rows: {few}. No seed of
-these rows has been measured: {unmeasured}.
+does a contender on a row. Others stand in `rows.md` alone. Rows of fewer seeds: {few}. Rows of
+which no seed has been measured: {unmeasured}.
 
 The four settings of *gate, tuned by twin* are each the best on some row among twelve that were
 tried on the seeds 100 and 101 of `table`, `table-200` and `concrete-noise`. This contender came
