@@ -13,7 +13,7 @@ import jax
 import optax
 
 import snrgate
-from snrgate.lab.errors import InputError
+from snrgate.lab.errors import InputError, StorageError
 from snrgate.lab.help import Line, help_text, options
 
 __all__ = ["main"]
@@ -375,15 +375,16 @@ def _status(command: Callable[[Sequence[str]], None], rest: Sequence[str]) -> in
         command(rest)
         return 0
     except InputError as error:
-        return _complain(str(error), 2)
+        return _complain(str(error), 2, apart=isinstance(error, StorageError))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and _MEMORY not in str(error):
             raise
         return _complain("there is not enough memory; give smaller sizes, or a smaller photo", 2)
 
 
-def _complain(message: str, status: int) -> int:
-    print(f"snrgate: {' '.join(message.split())}", file=sys.stderr)
+def _complain(message: str, status: int, *, apart: bool = False) -> int:
+    """Say what went wrong in one piece, and on a new line if it is to stand apart."""
+    sys.stderr.write("\n" * apart + f"snrgate: {' '.join(message.split())}\n")
     return status
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from snrgate.annotations import Array, Float, PyTree
-from snrgate.lab.errors import InputError
+from snrgate.lab.errors import InputError, StorageError
 from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.checkpoint import open_checkpoints
 from snrgate.lab.training.folder import FREE, RunFolder
@@ -128,7 +128,8 @@ def run(
                 print(f"{said}Took {took:.0f} s. Everything is in {what.out}.")
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"cannot write to {what.out}: {reason}{kept}") from error
+        kind = StorageError if kept else InputError
+        raise kind(f"cannot write to {what.out}: {reason}{kept}") from error
     except KeyboardInterrupt:
         raise Stopped(signal.SIGINT, f"interrupted{kept}") from None
 
