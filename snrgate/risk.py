@@ -39,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snrgate.annotations import Array, ArrayLike, Float, PyTree
+from snrgate.moments.statistics import accumulator_dtype
 from snrgate.settings import known
 from snrgate.targets import check_kind, check_targets, checked_law, checked_outputs
 
@@ -136,9 +137,7 @@ def perturb(
     if kind == "regression":
         if law is not None:
             raise ValueError("kind='regression' moves its targets and needs no law; leave it out")
-        # Squares in a wide type: those of float16 overflow.
-        wide = given.astype(jnp.promote_types(given.dtype, jnp.float32))
-        scale = jnp.asarray(_tenth(wide) if size is None else size, given.dtype)
+        scale = jnp.asarray(_tenth(given) if size is None else size, given.dtype)
         if scale.shape not in ((), given.shape[1:]):
             raise ValueError(
                 f"size has shape {scale.shape}; give one number, or one for each output, "
@@ -360,7 +359,7 @@ def _of_family(
 
 def _tenth(targets: Float[Array, "n ..."]) -> Float[Array, "..."]:
     """A tenth of the standard deviation of each output, or of all where one is constant."""
-    own = jnp.std(targets, 0)
+    own = jnp.std(targets.astype(accumulator_dtype(targets.dtype)), 0)  # squares may overflow
     return _SIZE * jnp.where(own > 0, own, jnp.sqrt(jnp.mean(jnp.square(own))))
 
 
@@ -370,7 +369,7 @@ def _drawn(key: Array, law: Float[Array, "..."], like: Array, kind: str) -> Arra
     Raises:
         ValueError: the dtype cannot hold them.
     """
-    law = law.astype(jnp.promote_types(law.dtype, jnp.float32))  # a rare class needs the digits
+    law = law.astype(accumulator_dtype(law.dtype))  # a rare class needs the digits
     if kind == "classes":
         drawn = jax.random.categorical(key, jnp.log(law), shape=like.shape)
     elif kind == "binary":

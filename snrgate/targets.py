@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snrgate.annotations import Array, ArrayLike, Float
+from snrgate.moments.statistics import accumulator_dtype
 from snrgate.settings import known
 
 __all__ = ["KINDS", "check_kind", "check_targets", "checked_law", "checked_outputs"]
@@ -83,7 +84,7 @@ def checked_outputs(outputs: Array, targets: Array, kind: str) -> Float[Array, "
         )
     if kind == "classes":
         _refuse_beyond(targets, outputs.shape[-1], "outputs have")
-    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    return outputs.astype(accumulator_dtype(outputs.dtype))
 
 
 def _refuse_beyond(targets: Array, classes: int, who: str) -> None:

@@ -136,10 +136,6 @@ def _of_the_hold_out(stored: Stored) -> Asked:
 def _of_the_gate(stored: Stored) -> Asked:
     """What in the gate does it, and what it costs."""
     ratio = _ratio_on(stored.counted)
-    nuisance, clean = (
-        tuple(row for row in stored.counted if ROWS[row].kind == kind)
-        for kind in ("nuisance", "clean")
-    )
     return {
         "Is the gain due to the twin or to the gate?": "AdamW by a twin has "
         f"{ratio('AdamW, twin')}, and the gate by a twin over AdamW by a twin has "
@@ -151,12 +147,12 @@ def _of_the_gate(stored: Stored) -> Asked:
         f"mean, the error over the gate's has {ratio('mean', 'gate')}.",
         "Does it matter where the gate is open?": "With the gates of a tensor in another order, "
         f"the error over the gate's has {ratio('shuffled', 'gate')}. Where inputs carry nothing, "
-        f"the rows are {_each(stored.counted, 'shuffled', 'gate', nuisance)}.",
+        f"the rows are {_each(stored.counted, 'shuffled', 'gate', 'nuisance')}.",
         "Is one threshold right for all?": "No. With `z` = 1.4 in place of 1, the error over the "
         f"gate's has {ratio('gate, strict', 'gate')}: where inputs carry nothing the rows are "
-        f"{_each(stored.counted, 'gate, strict', 'gate', nuisance)}; where targets are clean they "
-        f"are {_each(stored.counted, 'gate, strict', 'gate', clean)}. Over AdamW with its hold-out "
-        f"it has {ratio('gate, strict')}.",
+        f"{_each(stored.counted, 'gate, strict', 'gate', 'nuisance')}; where targets are clean "
+        f"they are {_each(stored.counted, 'gate, strict', 'gate', 'clean')}. Over AdamW with its "
+        f"hold-out it has {ratio('gate, strict')}.",
         "Which gate? There are several.": "The gate per output unit over that of rows and "
         f"columns has {ratio('gate per unit', 'gate')}, and the paper's gate "
         f"{ratio(_PAPER, 'gate')}.",
@@ -228,9 +224,9 @@ def _of_sets(values: Values, name: str, other: str = _HELD) -> str:
     return f"a ratio of {numbers(between)} ({len(found)} data sets; {place(between)})"
 
 
-def _each(values: Values, name: str, other: str, rows: Sequence[str]) -> str:
-    """The ratio on each of some rows."""
-    found = ratios({row: values[row] for row in rows}, name, other)
+def _each(values: Values, name: str, other: str, kind: str) -> str:
+    """The ratio on each row of a kind."""
+    found = ratios(values, name, other, kind)
     said = [f"{interval({row: logs})[0]:.2f} ({ROWS[row].title})" for row, logs in found.items()]
     return "; ".join(said) or "not measured"
 

@@ -39,7 +39,7 @@ Sums = Array | SideSums
 
 
 def accumulator_dtype(dtype: Any) -> Any:
-    """float32 for 16-bit gradients, otherwise the dtype itself."""
+    """float32 for numbers of 16 bits, otherwise the dtype itself."""
     return jnp.promote_types(dtype, jnp.float32)
 
 

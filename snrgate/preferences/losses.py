@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snrgate.annotations import Array, Float, Scalar
+from snrgate.moments.statistics import accumulator_dtype
 from snrgate.preferences.shapes import same_shape
 from snrgate.settings import known
 
@@ -217,7 +218,7 @@ def tilted_mean(losses: Float[Array, " b"], temperature: Scalar) -> Float[Array,
     _check_positive(temperature=temperature)
     if jnp.ndim(losses) != 1:
         raise ValueError(f"losses have shape {jnp.shape(losses)}; give one for each example, (b,)")
-    wide = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))  # float16 ends at 65,504
+    wide = losses.astype(accumulator_dtype(losses.dtype))  # float16 ends at 65,504
     tilted = math.log(losses.shape[0]) - jax.nn.logsumexp(-wide / temperature)
     return (temperature * tilted).astype(losses.dtype)
 

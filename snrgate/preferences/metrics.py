@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snrgate.annotations import Array, ArrayLike, Float
+from snrgate.moments.statistics import accumulator_dtype
 from snrgate.preferences.shapes import same_shape
 
 __all__ = ["drift", "kl_per_token", "reward", "reward_accuracy", "sustained"]
@@ -64,7 +65,7 @@ def reward_accuracy(chosen: Float[Array, " b"], rejected: Float[Array, " b"]) ->
     """
     same_shape(chosen=chosen, rejected=rejected)
     right = (1 + jnp.sign(chosen - rejected)) / 2
-    return jnp.mean(right, dtype=jnp.promote_types(right.dtype, jnp.float32))
+    return jnp.mean(right, dtype=accumulator_dtype(right.dtype))
 
 
 def drift(rewards: Float[Array, "..."]) -> Float[Array, ""]:
@@ -83,7 +84,7 @@ def drift(rewards: Float[Array, "..."]) -> Float[Array, ""]:
         >>> float(drift(jnp.array([[1.0, -3.0]])))
         2.0
     """
-    return jnp.mean(jnp.abs(rewards), dtype=jnp.promote_types(rewards.dtype, jnp.float32))
+    return jnp.mean(jnp.abs(rewards), dtype=accumulator_dtype(rewards.dtype))
 
 
 def kl_per_token(
@@ -119,7 +120,7 @@ def kl_per_token(
     """
     same_shape(policy=policy, reference=reference)
     same_shape(mask=mask, positions=policy[..., 0])
-    wide = jnp.promote_types(policy.dtype, jnp.float32)
+    wide = accumulator_dtype(policy.dtype)
     counts = jnp.asarray(mask, wide)  # the sum of a narrow type is rounded
     # Whatever stands in the padding, NaN too, counts nothing, in the gradient neither.
     new, old = (
