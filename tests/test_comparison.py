@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import fixed, numbers, page, words
-from comparison.choice import CONTENDERS, edges_of, error_of, name_of, values_of
+from comparison.choice import CONTENDERS, edges_of, error_of, values_of
 from comparison.contenders import (
     GRID,
     SINGLE,
@@ -22,6 +22,7 @@ from comparison.contenders import (
 )
 from comparison.measure import EVERY, Runner, wanted
 from comparison.rows import Arrays, row_of
+from comparison.rules import name_of
 from comparison.runs import _generalised, _with_arguments, without
 from comparison.seconds import seconds_of, step_ratios
 from comparison.stored import Stored
@@ -115,7 +116,7 @@ def test_a_fixed_setting_is_chosen_by_other_data_sets():
         for row, at in best.items()
     }
     found["meats"] = dict(list(found["table"].items())[:5])  # not all nine have been measured
-    values = fixed.fixed(found)
+    values = fixed.fixed(fixed.ends_of(found))
     assert "meats" not in values
     # Without digits, setting 2 has the least mean logarithm. With them it has so for concrete only.
     assert values["digits-0"][fixed.FIXED] == {0: 1.02}

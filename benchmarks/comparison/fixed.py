@@ -8,12 +8,13 @@ other data sets, so that no row chooses its own.
 import statistics
 from collections.abc import Iterable, Mapping
 
-from comparison.choice import end_of, error_of, name_of
+from comparison.choice import error_of
 from comparison.contenders import GRID
 from comparison.numbers import data_set, log_ratio
+from comparison.rules import end_of, name_of
 from snrgate.lab.training.results import Key, Result
 
-__all__ = ["FIXED", "HINDSIGHT", "best_setting", "fixed", "in_hindsight"]
+__all__ = ["FIXED", "HINDSIGHT", "Ends", "best_setting", "ends_of", "fixed"]
 
 FIXED = "AdamW, fixed"
 HINDSIGHT = "AdamW, fixed in hindsight"
@@ -22,36 +23,23 @@ Ends = Mapping[str, Mapping[str, Mapping[int, float]]]
 """The error at the last step, by row, setting and seed."""
 
 
-def fixed(found: Mapping[str, Mapping[Key, Result]]) -> dict[str, dict[str, dict[int, float]]]:
-    """The errors of a fixed setting on every row that has all nine, by contender and seed.
+def fixed(ends: Ends) -> dict[str, dict[str, dict[int, float]]]:
+    """The errors of a fixed setting on every row, by contender and seed.
 
     Args:
-        found: the runs, by row.
+        ends: of the rows (:func:`ends_of`).
 
     Returns:
         By row: that of the setting which the other data sets choose, and that of the setting which
         all rows together choose in hindsight.
     """
-    ends = _ends(found)
-    if not ends:
-        return {}
-    whole, values = best_setting(ends, ends), {}
+    values = {}
     for row, of_row in ends.items():
         others = [other for other in ends if data_set(other) != data_set(row)]
-        values[row] = {HINDSIGHT: dict(of_row[whole])}
+        values[row] = {HINDSIGHT: dict(of_row[best_setting(ends, ends)])}
         if others:
             values[row][FIXED] = dict(of_row[best_setting(ends, others)])
     return values
-
-
-def in_hindsight(found: Mapping[str, Mapping[Key, Result]]) -> str:
-    """The setting that all rows together choose.
-
-    Args:
-        found: the runs, by row; at least one row has all nine settings.
-    """
-    ends = _ends(found)
-    return best_setting(ends, ends)
 
 
 def best_setting(ends: Ends, rows: Iterable[str]) -> str:
@@ -69,8 +57,12 @@ def best_setting(ends: Ends, rows: Iterable[str]) -> str:
     return min(map(name_of, GRID), key=mean)
 
 
-def _ends(found: Mapping[str, Mapping[Key, Result]]) -> dict[str, dict[str, dict[int, float]]]:
-    """The last steps on the rows and seeds that have all settings."""
+def ends_of(found: Mapping[str, Mapping[Key, Result]]) -> dict[str, dict[str, dict[int, float]]]:
+    """The last steps on the rows and seeds that have all nine settings.
+
+    Args:
+        found: the runs, by row.
+    """
     names = list(map(name_of, GRID))
     ends: dict[str, dict[str, dict[int, float]]] = {}
     for row, runs in found.items():

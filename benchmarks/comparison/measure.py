@@ -15,7 +15,6 @@ import numpy as np
 import optax
 from missing import measure_missing
 
-from comparison.choice import name_of
 from comparison.contenders import (
     GRID,
     HELD_OUT,
@@ -33,6 +32,7 @@ from comparison.contenders import (
 )
 from comparison.references import is_table, metric_of, names
 from comparison.rows import ROWS, RULED
+from comparison.rules import name_of
 from comparison.runs import (
     Program,
     curve_of,

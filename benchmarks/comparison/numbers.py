@@ -15,6 +15,7 @@ __all__ = [
     "interval",
     "interval_of",
     "log_ratio",
+    "mean_ratios",
     "ratios",
     "regrets",
     "shared",
@@ -54,6 +55,12 @@ def ratios(values: Values, name: str, other: str, kind: str = "") -> dict[str, l
         if pairs:
             found[row] = [log_ratio(a, b) for a, b in pairs]
     return found
+
+
+def mean_ratios(values: Values, name: str, other: str, kind: str = "") -> dict[str, float]:
+    """The mean of the ratio of two contenders on each row, by the logarithm (see `ratios`)."""
+    logs = ratios(values, name, other, kind)
+    return {row: math.exp(statistics.fmean(of_row)) for row, of_row in logs.items()}
 
 
 def log_ratio(error: float, other: float) -> float:

@@ -12,13 +12,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from comparison.choice import CONTENDERS, end_of
+from comparison.choice import CONTENDERS
 from comparison.contenders import TOLD
 from comparison.figures import DECIDING, SCALED, curves, figure, measured_curves
 from comparison.fixed import FIXED, HINDSIGHT
-from comparison.numbers import Values, interval, interval_of, ratios, regrets, shared
+from comparison.numbers import Values, interval, interval_of, mean_ratios, ratios, regrets, shared
 from comparison.objections import COSINE, RETRAINED, objections, said_ratio, times
 from comparison.rows import ROWS, RULED
+from comparison.rules import end_of
 from comparison.scales import SCALES, scale_name
 from comparison.stored import Stored
 from comparison.words import ADVICE, KINDS, PAGE, ROWS_PAGE, verdict
@@ -228,8 +229,7 @@ def _runs_said(runs: int) -> str:
 def placed(values: Values, name: str, other: str) -> dict[str, str]:
     """The rows where one contender is ahead of another, level with it, and behind it."""
     found: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
-    for row, logs in ratios(values, name, other).items():
-        ratio = math.exp(statistics.fmean(logs))
+    for row, ratio in mean_ratios(values, name, other).items():
         where = "ahead" if ratio < 1 - APART else "behind" if ratio > 1 + APART else "level"
         found[where].append(f"{ROWS[row].title} ({ratio:.2f})")
     return {where: "; ".join(rows) or "none" for where, rows in found.items()}
@@ -237,9 +237,9 @@ def placed(values: Values, name: str, other: str) -> dict[str, str]:
 
 def worst_of(values: Values, kind: str) -> tuple[str, float]:
     """The row on which the untuned gate is furthest behind AdamW with a hold-out, and its ratio."""
-    found = ratios(values, "gate", "AdamW, hold-out", kind)
-    row = max(found, key=lambda row: statistics.fmean(found[row]))
-    return ROWS[row].title, math.exp(statistics.fmean(found[row]))
+    found = mean_ratios(values, "gate", "AdamW, hold-out", kind)
+    row = max(found, key=lambda row: found[row])
+    return ROWS[row].title, found[row]
 
 
 def told(ruled: Mapping[str, Mapping[Key, Result]]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from comparison.choice import edges_of, values_of
 from comparison.contenders import WIDE_GRID
-from comparison.fixed import fixed, in_hindsight
+from comparison.fixed import Ends, best_setting, ends_of, fixed
 from comparison.numbers import Values
 from comparison.rows import ROWS, RULED
 from comparison.scales import POINTS
@@ -44,13 +44,20 @@ class Stored:
     @functools.cached_property
     def values(self) -> Values:
         """The errors by row, contender and seed."""
-        found = {row: values_of(runs) for row, runs in self.runs.items()}
-        enough = {
-            row: self.runs[row] for row, v in found.items() if self._enough(v.get("gate", {}))
-        }
-        for row, more in fixed(enough).items():
-            found[row] |= more
+        more = fixed(self.ends)
+        found = {row: self._errors[row] | more.get(row, {}) for row in self.runs}
         return {row: of_row for row, of_row in found.items() if of_row}
+
+    @functools.cached_property
+    def ends(self) -> Ends:
+        """The last steps of AdamW's settings on the rows that count."""
+        rows = [row for row, errors in self._errors.items() if self._enough(errors.get("gate", {}))]
+        return ends_of({row: self.runs[row] for row in rows})
+
+    @functools.cached_property
+    def _errors(self) -> dict[str, dict[str, dict[int, float]]]:
+        """The errors of the contenders that are chosen on each row by itself."""
+        return {row: values_of(runs) for row, runs in self.runs.items()}
 
     @functools.cached_property
     def counted(self) -> Values:
@@ -91,7 +98,7 @@ class Stored:
     @functools.cached_property
     def hindsight(self) -> str:
         """The setting of AdamW that is best on all rows that count."""
-        return in_hindsight(self._counted_runs)
+        return best_setting(self.ends, self.ends)
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
