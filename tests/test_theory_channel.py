@@ -30,6 +30,19 @@ def test_a_split_sums_to_the_vector_and_orders_the_directions():
     np.testing.assert_allclose(hard.weights, [1, 0], atol=1e-5)
 
 
+@pytest.mark.parametrize("values", [[3.0], [2.0, 2.0], [3.0, 2.0, 1.0], [0.0], [5.0, 1e-3, 1e-6]])
+def test_a_direction_without_evidence_does_not_move_a_split(values):
+    # One more direction, in which nothing is learned, changes no other weight.
+    parts = theory.split(jnp.diag(jnp.array(values)))
+    more = theory.split(jnp.diag(jnp.array([*values, 0.0])))
+    np.testing.assert_allclose(more.weights, [*parts.weights, 0], rtol=1e-6)
+
+
+def test_equal_directions_are_all_in_the_channel():
+    np.testing.assert_array_equal(theory.split(jnp.eye(4)).weights, 1)
+    np.testing.assert_array_equal(theory.split(jnp.array([[0.3]])).weights, 1)
+
+
 def noisy_run():
     rng = np.random.default_rng(3)
     x, queries = rng.normal(size=(12, 3)), rng.normal(size=(7, 3))

@@ -70,7 +70,9 @@ def split(gramian: Float[Array, "N N"], threshold: float | Array | None = None) 
     Args:
         gramian: symmetric and positive semidefinite.
         threshold: eigenvalue that belongs to the channel by half. By default the geometric mean of
-            the two eigenvalues on both sides of the effective rank.
+            the two eigenvalues on both sides of the effective rank. Where all eigenvalues are
+            within that rank, the next one counts as 0, and every direction with evidence is in
+            the channel.
 
     Returns:
         The split. An eigenvalue below zero, which is rounding, has the weight 0.
@@ -85,8 +87,9 @@ def split(gramian: Float[Array, "N N"], threshold: float | Array | None = None) 
     values, vectors = jnp.linalg.eigh(gramian)
     values, vectors = jnp.maximum(values[::-1], 0), vectors[:, ::-1]
     if threshold is None:
-        last = jnp.clip(jnp.ceil(effective_rank(values)).astype(int), 1, values.size - 1)
-        threshold = jnp.sqrt(values[last - 1] * values[last])
+        last = jnp.clip(jnp.ceil(effective_rank(values)).astype(int), 1, values.size)
+        beyond = jnp.append(values, 0)[last]
+        threshold = jnp.sqrt(values[last - 1] * beyond)
     total = values + threshold
     weights = jnp.where(values > 0, values / jnp.where(total > 0, total, 1), 0)
     return Split(values, vectors, weights)
