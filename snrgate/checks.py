@@ -61,8 +61,9 @@ def check_statistics(
         if sum_sq_diff_grads is None:
             raise ValueError(
                 f"noise={noise!r} needs sum_sq_diff_grads; {_PASS}. A wrapper around the gate that "
-                "does not hand extra arguments on (optax.lookahead, for one) loses them; put the "
-                "gate around it, or choose noise='streaming'"
+                "does not hand extra arguments on loses them; put the gate around it, or choose "
+                "noise='streaming' (within optax.lookahead, which takes no gate around it, nothing "
+                "else works)"
             )
         if sample_size is None:
             raise ValueError("sum_sq_diff_grads needs sample_size= beside it, the batch's size")
@@ -135,9 +136,10 @@ def check_origin(updates: Leaves, sum_sq_diff_grads: Any, noise: str) -> None:
             raise ValueError(
                 "update was given the mean of value_and_moments, but not its other statistics, "
                 f"and would estimate the noise from batch to batch instead; {_PASS}. If they were "
-                "passed, a wrapper around the gate does not hand them on (optax.lookahead, or "
-                "optax.MultiSteps in a chain); put the gate around it. Say noise='streaming' if "
-                "that is what is meant"
+                "passed, a wrapper around the gate does not hand them on (optax.MultiSteps in a "
+                "chain, or optax.lookahead, which takes no gate around it); put the gate around "
+                "the wrapper. Say noise='streaming' if that is what is meant, and always within "
+                "optax.lookahead"
             )
         return
     if noise == "streaming":

@@ -26,7 +26,7 @@ from snrgate.kernel import Kernel
 from snrgate.measure import Given, Step
 from snrgate.memory import Memory
 from snrgate.moments.statistics import accumulator_dtype
-from snrgate.momentum import inner_momentum
+from snrgate.momentum import inner_momentum, is_plain_average
 from snrgate.observe import Seen, observe
 from snrgate.settings import Settings, check_ranges, exact_defaults
 from snrgate.state import SnrGateState, of_jax
@@ -205,6 +205,7 @@ class Gated:
         chosen = select(params, self.mask, params)
         inner_state = self.inner.init(params)
         shared = inner_momentum(inner_state, params) is not None
+        shared = shared and is_plain_average(self.inner, inner_state, params)
         if shared and self.b1 is not None:
             raise ValueError(
                 "b1 is the decay of the gate's own momentum, but the inner transformation keeps "
@@ -334,9 +335,10 @@ class Gated:
         places = np.flatnonzero(chosen.chosen)
         own = inner = sums = None
         averaged = self.settings.averaged
-        if averaged and (shared := inner_momentum(state.inner_state, updates)) is not None:
-            after = inner_momentum(inner_state, updates)
-            trees = jax.tree.map(jnp.asarray, (shared, after))
+        is_shared = isinstance(state.momentum, tuple) and not state.momentum
+        if averaged and is_shared:
+            both = (inner_momentum(s, updates) for s in (state.inner_state, inner_state))
+            trees = jax.tree.map(jnp.asarray, tuple(both))
             before, now = (chosen.pick(m, "the inner momentum") for m in trees)
             inner = before, now
         elif averaged:

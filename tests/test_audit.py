@@ -166,6 +166,8 @@ def test_numbers_that_are_names_and_texts_and_holes(tmp_path):
         ({"x": np.array(["a"] * 4), "y": np.ones(4)}, "array 'x' has shape"),
         ({"x": np.ones((4, 2)), "y": np.ones((4, 2))}, "labels have one axis"),
         ({"x": np.ones((4, 2)), "z": np.ones(4)}, "no array 'y'; it has x, z"),
+        ({"x": np.ones((0, 2)), "y": np.ones(0, int)}, "a.npz has no rows"),
+        ({"x": np.ones((2, 2)), "y": np.array([b"a", b"\xff"])}, "a.npz cannot be read"),
         ({"x": np.array([[1.0], [np.inf]]), "y": np.arange(2)}, r"row 2, column 'x\[0\]' is inf"),
         ({"x": np.ones((4, 2)), "x[1]": np.ones(4), "y": np.arange(4)}, r"a column 'x\[1\]', and"),
     ],
@@ -174,6 +176,11 @@ def test_bad_arrays_are_named(tmp_path, arrays, says):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(InputError, match=says):
         read(tmp_path / "a.npz", Reading("y"))
+
+
+def test_labels_of_bytes_are_texts(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones((3, 2)), y=np.array([b"no", "ähm".encode(), b"yes"]))
+    assert read(tmp_path / "a.npz", Reading("y")).labels.tolist() == ["no", "ähm", "yes"]
 
 
 def test_numbers_that_are_names_in_arrays(tmp_path):

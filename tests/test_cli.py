@@ -352,6 +352,7 @@ def test_a_copy_of_a_config_is_a_config(tmp_path):
         ("steps = true", "steps = True must be int"),
         ("optimizers.gated.gate = 'ajar'", "optimizer.gate = 'ajar' must be"),
         ("until = 'soon'", "until = 'soon' must be float | None"),
+        ("until = nan", "until = nan must be a finite number"),
         ("optimizers.gated.finite = 1", "optimizer.finite = 1 must be bool"),
         ("steps = 0", "steps = 0 must be at least 1"),
         ("eval_every = 1979-05-27", "must be int"),

@@ -93,6 +93,39 @@ def test_a_table_is_learned_with_its_holes_and_new_categories_are_none():
         clone(model).fit(frame.assign(when=pd.Timestamp("2020-01-01")), target)
 
 
+DAYS = pd.date_range("2020-01-01", periods=60)
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (DAYS.date, "date"),
+        (DAYS.to_pydatetime().astype(object), "datetime"),
+        (DAYS.time, "time"),
+        (DAYS.to_period(), "Period"),
+        (pd.Categorical(DAYS), "Timestamp"),
+        ((DAYS - DAYS[0]).astype(object), "Timedelta"),
+        (np.full(60, 1j, object), "complex"),
+    ],
+)
+def test_quantities_that_are_no_numbers_are_refused_by_name(column, said):
+    frame = pd.DataFrame({"size": np.arange(60.0), "when": column})
+    with pytest.raises(ValueError, match=f"column 'when' (holds values of type|has dtype).*{said}"):
+        GatedRegressor(**QUICK).fit(frame, np.arange(60.0))
+
+
+@pytest.mark.parametrize("constant", [0.0, 1e-9, 5.0, -3e7])
+def test_a_target_that_never_varies_is_predicted_as_it_is(constant):
+    rng = np.random.default_rng(0)
+    x, new = rng.normal(size=(60, 3)), rng.normal(size=(40, 3))
+    model = GatedRegressor(**QUICK).fit(x, np.full(60, constant))
+    np.testing.assert_allclose(model.predict(new), constant, rtol=1e-12)
+    both = np.c_[1e-6 * x[:, 0], np.full(60, constant)]
+    predicted = clone(model).fit(x, both).predict(new)
+    np.testing.assert_allclose(predicted[:, 1], constant, rtol=1e-12)
+    assert 1e-8 < np.std(predicted[:, 0]) < 1e-5
+
+
 @pytest.mark.filterwarnings("ignore:X has feature names:UserWarning")
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
 def test_an_array_and_a_table_of_numbers_are_the_same():

@@ -135,8 +135,11 @@ def test_wrappers_that_swallow_extra_arguments_are_named(noise):
     params = optax.LookaheadParams.init_synced(PARAMS)
     tx = optax.with_extra_args_support(optax.lookahead(gate, 5, 0.5))
     _, moments = GRAD_FN(PARAMS, BATCH)
-    with pytest.raises(ValueError, match="lookahead"):
+    with pytest.raises(ValueError, match="lookahead, which takes no gate around it"):
         tx.update(moments.mean, tx.init(params), params, **moments.extra_args())
+    # What the error names works: streaming noise within.
+    tx = optax.lookahead(snrgate.adamw(1e-2, noise="streaming"), 5, 0.5)
+    tx.update(moments.mean, tx.init(params), params)
 
 
 def test_multi_steps_that_is_given_no_statistics_is_seen_to_lose_them():

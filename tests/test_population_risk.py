@@ -171,6 +171,61 @@ def test_what_a_monitor_cannot_use_is_refused():
         theory.population_risk(optax.sgd(0.1).init(jnp.ones(4)))
 
 
+ADAM = optax.adam(0.05)
+WRAPPED = {
+    "hyperparameters": (optax.inject_hyperparams(optax.adam)(0.05), ADAM),
+    "finite": (optax.apply_if_finite(ADAM, 3), ADAM),
+    "both": (optax.apply_if_finite(optax.inject_hyperparams(optax.adam)(0.05), 3), ADAM),
+    "momentum": (
+        optax.inject_hyperparams(optax.sgd)(0.1, momentum=0.7),
+        optax.sgd(0.1, momentum=0.7),
+    ),
+    "chain": (optax.chain(optax.chain(ADAM)), ADAM),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_wrapper_that_changes_no_step_changes_no_estimate(name):
+    pool = drawn(jax.random.key(1), 64)
+
+    def batch_of(key):
+        at = jax.random.choice(key, 64, (16,), replace=False)
+        return jax.tree.map(lambda x: x[at], pool)
+
+    ends = [
+        trained(theory.monitored(tx, dataset_size=64), jax.random.key(2), 40, batch_of)
+        for tx in WRAPPED[name]
+    ]
+    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+    assert float(ends[0][2].gap) > 0.05
+
+
+UNSEEN = {
+    "clipped": (optax.chain(optax.clip(1.0), ADAM), "ScaleByAdamState"),
+    "rms": (optax.rmsprop(0.1, momentum=0.9), "TraceState"),
+    "lion": (optax.lion(0.1), "ScaleByLionState"),
+    "muon": (optax.contrib.muon(0.1), "PartitionState"),
+    "accumulated": (optax.MultiSteps(ADAM, 2).gradient_transformation(), "MultiStepsState"),
+    "averaged": (optax.chain(ADAM, optax.ema(0.9)), "EmaState"),
+    "masked": (optax.masked(ADAM, {"w": True, "b": False}), "MaskedState"),
+    "adopt": (optax.contrib.adopt(0.1), "no plain average"),
+    "soap": (snrgate.soap(0.1), "PartitionState"),
+    "gated, clipped": (
+        snrgate.snr_gate(optax.chain(optax.clip(1.0), optax.scale_by_adam())),
+        "ScaleByAdamState",
+    ),
+    "gated adopt": (snrgate.snr_gate(optax.contrib.scale_by_adopt()), "ScaleByAdamState"),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_momentum_that_cannot_be_followed_is_refused(name):
+    tx, said = UNSEEN[name]
+    with pytest.raises(ValueError, match=said):
+        theory.monitored(tx, dataset_size=64).init({"w": jnp.ones((3, 2)), "b": jnp.ones(2)})
+
+
 @pytest.mark.parametrize("size", [1, jnp.asarray(1), float("nan")])
 def test_a_data_set_without_two_examples_is_refused(size):
     with pytest.raises(ValueError, match="must be at least 2, or None"):

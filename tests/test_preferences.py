@@ -177,6 +177,30 @@ def test_the_noise_of_a_tilted_gradient_is_its_variance_over_batches():
     assert not 0.8 < plain < 1.25  # the noise of the plain mean would be another one
 
 
+@pytest.mark.parametrize("through", [jax.jit, lambda f: f], ids=["jit", "eager"])
+def test_a_loss_that_is_no_number_makes_moments_that_are_none(through):
+    grad_fn = through(preferences.tilted_value_and_moments(lambda w, x: (w - x) ** 2, 1.0))
+    value, moments = grad_fn(jnp.array(0.0), jnp.array([0.1, jnp.nan, 3.0]))
+    assert np.isnan([value, moments.mean, moments.sum_sq_diff]).all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        (jnp.zeros(0), "the batch is empty"),
+        (jnp.ones(1), "the batch has one example"),
+        ({"a": jnp.ones(3), "b": jnp.ones(2)}, "disagree on the number of examples"),
+        ({"a": jnp.ones(3), "b": 1.0}, "'b' is a scalar"),
+    ],
+)
+def test_a_tilted_batch_that_is_none_is_refused(batch, said):
+    grad_fn = preferences.tilted_value_and_moments(lambda w, x: w**2, 1.0)
+    with pytest.raises(ValueError, match=said):
+        grad_fn(jnp.array(0.5), batch)
+    with pytest.raises(ValueError, match="there are no losses"):
+        preferences.tilted_mean(jnp.zeros(0), 1.0)
+
+
 def test_what_is_not_measured_is_marked():
     params, batch, loss = small_problem()
     grad_fn = jax.jit(preferences.tilted_value_and_moments(loss, 1.0))

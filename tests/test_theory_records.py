@@ -207,6 +207,36 @@ def test_a_rate_that_falls_to_zero_is_recorded(x64):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+RECORDED = {
+    "adam": optax.adam(0.01),
+    "adamax": optax.adamax(0.01),
+    "yogi": optax.yogi(0.01),
+    "finite": optax.apply_if_finite(optax.adam(0.01), 3),
+    "momentum": optax.sgd(0.01, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_transfer_of_a_record_is_the_change_of_the_outputs(name):
+    with jax.enable_x64(True):
+        f, loss, params, data, queries = problem()
+        run = theory.record(f, loss, RECORDED[name], params, data, queries, steps=8)
+        before, after = (jax.vmap(f, (None, 0))(p, data[0]).ravel() for p in (params, run.params))
+        said = -run.record.training @ run.record.gradient
+        assert float(jnp.linalg.norm(after - before)) > 1e-3
+        np.testing.assert_allclose(said, after - before, rtol=1e-4, atol=1e-7)
+
+
+def test_a_momentum_of_scaled_gradients_is_refused():
+    posed = problem()
+    for tx in (
+        optax.contrib.adopt(0.01),
+        optax.inject_hyperparams(optax.contrib.adopt, ("clip_value_fn",))(0.01),
+    ):
+        with pytest.raises(ValueError, match="no plain average"):
+            theory.record(*posed[:2], tx, *posed[2:], steps=3)
+
+
 def test_a_step_that_is_no_multiple_of_the_momentum_is_refused():
     with jax.enable_x64(True):
         posed = problem()

@@ -10,7 +10,7 @@ from snrgate.lab.commands.compare import as_markdown
 from snrgate.lab.errors import InputError
 from snrgate.lab.study.peers import Sam
 from snrgate.lab.tasks.pinn import Pinn
-from snrgate.lab.training.optimizers import AdamW, Gated
+from snrgate.lab.training.optimizers import OPTIMIZERS, AdamW, Gated, Soap
 from snrgate.lab.training.settings import flat, replaced
 from snrgate.lab.training.sweep import as_result
 from snrgate.lab.training.train import fit
@@ -41,6 +41,14 @@ def test_what_has_no_estimate_is_refused():
         watched(Sam(), task)
     with pytest.raises(InputError, match="one kind of examples"):
         watched(AdamW(), Pinn(width=8, depth=1).make(0))
+    with pytest.raises(InputError, match=r"one of the optimizers (?!.*soap)"):
+        watched(Soap(), task)
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"soap"}))
+def test_every_other_optimizer_is_followed(name):
+    task = LINE.task.make(0)
+    watched(OPTIMIZERS[name](), task).tx.init(task.params)
 
 
 def test_a_later_setting_leaves_stored_settings_as_they_were():

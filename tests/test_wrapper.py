@@ -52,6 +52,34 @@ def test_otherwise_the_gate_keeps_its_own(inner):
     np.testing.assert_allclose(state.momentum["kernel"], m, rtol=1e-5)
 
 
+INNERS = {
+    "adam": optax.scale_by_adam(eps=0.0),
+    "adamw": optax.adamw(1e-3),
+    "yogi": optax.scale_by_yogi(initial_accumulator_value=0.0),
+    "adamax": optax.scale_by_adamax(),
+    "lion": optax.scale_by_lion(),
+    "adopt": optax.contrib.scale_by_adopt(),
+    "adopt, unclipped": optax.contrib.adopt(1e-3, use_clipping=False),
+    "adopt, within": optax.inject_hyperparams(optax.contrib.adopt, ("clip_value_fn",))(1e-3),
+    "muon": optax.contrib.muon(1e-3),
+    "amsgrad": optax.amsgrad(1e-3),
+    "sgd": optax.sgd(1e-3, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("name", INNERS)
+def test_the_scale_of_the_loss_changes_no_gate(name):
+    """The signal and the noise are in one unit, whatever a state calls its momentum."""
+    found = []
+    for scale in (1e-3, 1.0, 1e3):
+        _, state = run(
+            snrgate.snr_gate(INNERS[name]), scale * gradients(12), np.zeros(SHAPE), exact=True
+        )
+        found.append(float(optax.tree.get(state, "gate_fraction")))
+    assert 0.05 < found[1] < 0.95
+    assert found == pytest.approx([found[1]] * 3, rel=1e-4)
+
+
 def test_own_and_shared_momentum_gate_alike():
     gs, w0 = gradients(20), np.zeros(SHAPE)
     shared, _ = run(snrgate.snr_gate(optax.scale_by_adam()), gs, w0, exact=True)

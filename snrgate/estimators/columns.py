@@ -1,5 +1,6 @@
 """Columns of a table as numbers: categories, missing values, standardisation."""
 
+import datetime
 from collections.abc import Iterable
 from decimal import Decimal
 from numbers import Real
@@ -46,7 +47,7 @@ class Encoder:
         if self.categorical.any():
             categories = self._categories(x)
             for name, column in self._named(categories):
-                _check_comparable(name, column)
+                _check_categories(name, column)
             self.encoder.fit(_twice_if_frequent(categories, weights))
             self.kinds = {name: _kinds(column) for name, column in self._named(categories)}
 
@@ -108,6 +109,18 @@ def _is_numerical(x: Any, at: int, dtype: Any) -> bool:
     return _kinds(x.iloc[:, at][x.iloc[:, at].notna()].to_numpy(object)) <= {"numbers"}
 
 
+# Dates, times, lengths of time and complex numbers, as Python, NumPy and pandas have them.
+_QUANTITIES = (
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    np.datetime64,
+    np.timedelta64,
+    complex,
+    np.complexfloating,
+)
+
+
 def _kinds(column: np.ndarray) -> set[str]:
     """What kinds of values a column has, apart from what is missing."""
     given = {type(value) for value in column if value is not None}
@@ -119,9 +132,15 @@ def _kinds(column: np.ndarray) -> set[str]:
     }
 
 
-def _check_comparable(name: str, column: np.ndarray) -> None:
-    """Refuse values of which no list of categories can be made."""
+def _check_categories(name: str, column: np.ndarray) -> None:
+    """Refuse values of which no list of categories can be made, and those that are quantities."""
     given = [value for value in column if value is not None]
+    for value in given:
+        if isinstance(value, _QUANTITIES) or type(value).__name__ == "Period":  # of pandas
+            raise ValueError(
+                f"column {name!r} holds values of type {type(value).__name__}, of which each would "
+                "be a category of its own; turn it into real numbers"
+            )
     try:
         sorted(set(given))
     except TypeError as error:

@@ -139,7 +139,9 @@ class GatedRegressor(RegressorMixin, Gated):
             NotFittedError: not fitted yet.
             ValueError: inputs with other columns.
         """
-        values = self._outputs(X) * self._target_scaler.scale + self._target_scaler.mean
+        outputs, scaler = self._outputs(X), self._target_scaler
+        # Of a target that never varied there is only its mean.
+        values = outputs * np.where(scaler.varies, scaler.scale, 0) + scaler.mean
         return values[:, 0] if self._is_flat else values
 
     def _values(self, x: Any, y: Any) -> np.ndarray:

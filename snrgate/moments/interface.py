@@ -18,7 +18,7 @@ from snrgate.moments.statistics import Moments, merge, merge_across
 from snrgate.moments.varying import vary, varying_axes_of, zeros_varying_like
 from snrgate.trees import check_floating, flatten
 
-__all__ = ["value_and_moments"]
+__all__ = ["batch_size", "value_and_moments"]
 
 METHODS = {
     "auto": factored_moments,
@@ -117,7 +117,7 @@ def value_and_moments(
     def of_device(
         params: PyTree, batch: PyTree, weights: Array | None, measure: Any, axis_name: Any
     ) -> tuple[Array, Any, Moments]:
-        size = _batch_size(batch)
+        size = batch_size(batch)
         known = isinstance(size, int)
         compute = METHODS[method if known else "vmap"]
         if weights is not None:
@@ -150,7 +150,7 @@ def value_and_moments(
     ) -> tuple[Any, Moments]:
         measure = _check_measure(measure)
         check_floating(flatten(params), "parameter")
-        size = _batch_size(batch)
+        size = batch_size(batch)
         if size == 1 and axis_name is None and weights is None:
             raise ValueError(_ONE_EXAMPLE)
         counted_once = weights is None and axis_name is None and isinstance(size, int)
@@ -272,8 +272,15 @@ def _vary_like(tree: PyTree, batch: PyTree) -> PyTree:
     return jax.tree.map(lambda x: vary(x, axes), tree) if axes else tree
 
 
-def _batch_size(batch: PyTree) -> Any:
-    """The number of examples, an int or a symbol, which every leaf must agree on."""
+def batch_size(batch: PyTree) -> Any:
+    """The number of examples, an int or a symbol, which every leaf must agree on.
+
+    Args:
+        batch: the examples.
+
+    Raises:
+        ValueError: a leaf without an example axis, leaves of different lengths, or no example.
+    """
     leaves = flatten(batch)
     sizes = {}
     for path, x in zip(leaves.paths, leaves.values, strict=True):

@@ -32,9 +32,11 @@ import jax.numpy as jnp
 from snrgate.annotations import Array, Float, PyTree, Scalar
 from snrgate.block import Block
 from snrgate.moments import Moments, value_and_moments
+from snrgate.moments.interface import batch_size
 from snrgate.moments.origin import note
 from snrgate.moments.statistics import squares_like
 from snrgate.preferences.losses import tilted_mean
+from snrgate.trees import check_floating, flatten
 
 __all__ = ["tilted_value_and_moments"]
 
@@ -81,6 +83,9 @@ def tilted_value_and_moments(
     weighted = value_and_moments(loss_fn, method=method, block=block)
 
     def grad_fn(params: PyTree, batch: PyTree, *, measure: Any = True) -> tuple[Array, Moments]:
+        check_floating(flatten(params), "parameter")
+        if batch_size(batch) == 1:
+            raise ValueError("the batch has one example, which shows no noise; use at least two")
         losses, pull = jax.vjp(lambda p: jax.vmap(loss_fn, (None, 0))(p, batch), params)
         value, shares = jax.value_and_grad(tilted_mean)(losses, temperature)
         (mean,) = pull(shares)
@@ -120,6 +125,8 @@ def _left_out(losses: Float[Array, " b"], temperature: Scalar) -> _LeftOut:
     others = jnp.where(first, 0, jax.nn.softmax(rest))  # all 0 where there is no other example
     missing = jnp.exp(jax.nn.logsumexp(rest) - jax.nn.logsumexp(logits))  # 1 - w_1
     counts = jnp.square(others / (1 - others * missing))
+    # With a loss that is no number nothing can be said, and the mean and the scale say so.
+    counts = jnp.where(jnp.isnan(counts), 0, counts)
     return _LeftOut(counts, jnp.square(missing), others)
 
 

@@ -206,7 +206,7 @@ def tilted_mean(losses: Float[Array, " b"], temperature: Scalar) -> Float[Array,
         The loss of the batch, a scalar.
 
     Raises:
-        ValueError: ``temperature`` is not positive, or the losses have more than one axis.
+        ValueError: ``temperature`` is not positive, or the losses have more than one axis or none.
 
     Example:
         >>> import jax.numpy as jnp
@@ -218,6 +218,8 @@ def tilted_mean(losses: Float[Array, " b"], temperature: Scalar) -> Float[Array,
     _check_positive(temperature=temperature)
     if jnp.ndim(losses) != 1:
         raise ValueError(f"losses have shape {jnp.shape(losses)}; give one for each example, (b,)")
+    if not len(losses):
+        raise ValueError("there are no losses; give one for each example of a batch")
     wide = losses.astype(accumulator_dtype(losses.dtype))  # float16 ends at 65,504
     tilted = math.log(losses.shape[0]) - jax.nn.logsumexp(-wide / temperature)
     return (temperature * tilted).astype(losses.dtype)

@@ -23,7 +23,7 @@ from snrgate.measure import are_measured
 from snrgate.moments.kronecker import SideSums, trace
 from snrgate.moments.statistics import noise_of_mean, pool_like
 from snrgate.settings import known
-from snrgate.theory.running import running_sum, second_decay, shifted, step_of_sum
+from snrgate.theory.running import check_followed, running_sum, second_decay, shifted, step_of_sum
 from snrgate.trees import flatten
 
 __all__ = ["MonitorState", "PopulationRisk", "monitored", "population_risk"]
@@ -121,7 +121,9 @@ def monitored(
     where the data set is finite.
 
     Args:
-        tx: the whole optimizer, with its learning rate.
+        tx: the whole optimizer, with its learning rate. Its momentum, if it has one, must be a
+            plain average or sum of the gradients as they come (``optax.sgd``, ``optax.adam``, a
+            gate around them; also within ``optax.inject_hyperparams``).
         dataset_size: number of different examples; by default every batch is fresh.
 
     Returns:
@@ -129,7 +131,8 @@ def monitored(
         out over their block by the squared gradient.
 
     Raises:
-        ValueError: ``dataset_size`` below 2; moments are missing.
+        ValueError: ``dataset_size`` below 2; moments are missing; on ``init``, an optimizer whose
+            momentum cannot be followed, because something stands before it or around it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -156,8 +159,10 @@ def monitored(
 
     def init(params: PyTree) -> MonitorState:
         zero, pair = jnp.zeros((), jnp.float32), jnp.zeros(2, jnp.float32)
+        inner_state = inner.init(params)
+        check_followed(inner, inner_state, params)
         return MonitorState(
-            inner_state=inner.init(params),
+            inner_state=inner_state,
             count=jnp.zeros((), jnp.int32),
             update=jax.tree.map(jnp.zeros_like, params),
             batch=zero,

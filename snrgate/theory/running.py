@@ -1,5 +1,6 @@
 """The running sum of gradients that an optimizer keeps, and how a step has changed it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,12 +9,26 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from snrgate.annotations import Array, PyTree
-from snrgate.momentum import observed_decay
+from snrgate.momentum import is_plain_average, observed_decay
 from snrgate.state import SnrGateState
 
-__all__ = ["running_sum", "second_decay", "shifted", "step_of_sum"]
+__all__ = ["check_followed", "check_plain", "running_sum", "second_decay", "shifted", "step_of_sum"]
 
 _NAMES = {optax.ScaleByAdamState: "mu", optax.TraceState: "trace"}
+
+# Wrappers that hand the gradients on as they are.
+_WRAPPERS = (
+    optax.InjectHyperparamsState,
+    optax.schedules.InjectStatefulHyperparamsState,
+    optax.ApplyIfFiniteState,
+)
+# States of which the step is a multiple of the gradient of this step, and numbers of the run.
+_FORGETFUL = (
+    optax.ScaleByRmsState,
+    optax.ScaleByRssState,
+    optax.FactoredState,
+    optax.contrib.ReduceLROnPlateauState,
+)
 
 
 def running_sum(state: Any) -> PyTree | None:
@@ -95,10 +110,81 @@ def step_of_sum(before: Any, after: Any, grads: PyTree, last: Array) -> tuple[Ar
     return decay, 1 - decay, new
 
 
+def check_plain(tx: optax.GradientTransformation, state: Any, params: PyTree) -> None:
+    """Refuse an optimizer whose momentum is no plain average of its gradients.
+
+    Args:
+        tx: the optimizer.
+        state: its state.
+        params: the parameters.
+
+    Raises:
+        ValueError: it has such a momentum.
+    """
+    keeper = _keeper(state)
+    if keeper is None:
+        return
+    fields = [name for name in (_NAMES[type(keeper)], "nu") if hasattr(keeper, name)]
+
+    def memory(state: Any) -> tuple[PyTree, ...]:
+        return tuple(getattr(_keeper(state), name) for name in fields)
+
+    if not is_plain_average(tx, state, params, memory):
+        raise ValueError(
+            "the momentum of this optimizer is no plain average of its gradients, as that of "
+            "optax.contrib.adopt, which divides them first; take optax.sgd, optax.adam, or a gate "
+            "around them"
+        )
+
+
+def check_followed(tx: optax.GradientTransformation, state: Any, params: PyTree) -> None:
+    """Refuse an optimizer that remembers gradients in another way than :func:`running_sum` sees.
+
+    Args:
+        tx: the optimizer.
+        state: its state.
+        params: the parameters.
+
+    Raises:
+        ValueError: something stands before the momentum, around it or behind it, or it is no plain
+            average of the gradients.
+    """
+    check_plain(tx, state, params)
+    shapes = {jnp.shape(p) for p in jax.tree.leaves(params)}
+    for name in _unseen(state, _keeper(state), shapes):
+        raise ValueError(
+            f"the gradients that {name} remembers cannot be followed. The momentum of an optimizer "
+            "is followed where it is given the gradients as they come, as in optax.sgd, "
+            "optax.adam or a gate around them: leave out what stands before it or around it, or "
+            "take another optimizer"
+        )
+
+
+def _unseen(node: Any, keeper: Any, shapes: set[tuple[int, ...]]) -> Iterator[str]:
+    """The names of states that remember gradients, beside the one that keeps the momentum."""
+    if node is keeper or isinstance(node, _FORGETFUL):
+        return
+    if isinstance(node, (*_WRAPPERS, SnrGateState)):
+        yield from _unseen(node.inner_state, keeper, shapes)
+    elif type(node) in (tuple, list, dict):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _unseen(child, keeper, shapes)
+    elif any(
+        jnp.shape(x) in shapes and jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+        for x in jax.tree.leaves(node)
+    ):
+        yield type(node).__name__
+
+
 def _keeper(state: Any) -> Any:
     """The state that keeps the momentum, or ``None``."""
-    while type(state) is tuple and state:
-        state = state[0]
+    if type(state) is tuple and state:
+        return _keeper(state[0])
     if isinstance(state, SnrGateState):
+        found = _keeper(state.inner_state)
+        # A gate that keeps its own momentum found that of Adam's state to be no plain average.
+        own = bool(jax.tree.leaves(state.momentum))
+        return None if own and isinstance(found, optax.ScaleByAdamState) else found
+    if isinstance(state, _WRAPPERS):
         return _keeper(state.inner_state)
     return state if type(state) in _NAMES else None

@@ -13,7 +13,7 @@ from snrgate.moments import value_and_moments
 from snrgate.theory.limits import MEMORY
 from snrgate.theory.ntk import Model
 from snrgate.theory.problem import Loss, Problem, pose
-from snrgate.theory.running import running_sum, step_of_sum
+from snrgate.theory.running import check_plain, running_sum, step_of_sum
 from snrgate.theory.transfer import Moved, Record, advance, first_record
 
 __all__ = ["Recorded", "record"]
@@ -97,7 +97,8 @@ def record(
 
     Raises:
         ValueError: the matrices would take more memory; a batch without a key; inputs without a
-            common leading axis; a step that is no positive multiple of the gradient or momentum.
+            common leading axis; a step that is no positive multiple of the gradient or momentum; a
+            momentum that is no plain average of the gradients.
         TypeError: a parameter is not a real floating-point array.
 
     Example:
@@ -121,6 +122,7 @@ def record(
     problem, w = pose(f, loss, params, data, queries, memory, copies=5)
     if start is None:
         state = tx.init(params)
+        check_plain(tx, state, params)
         first = first_record(problem, w, running_sum(state) is not None)
         start = Recorded(params, state, first, jnp.zeros(0, w.dtype))
     step = _stepper(problem, f, loss, optax.with_extra_args_support(tx), block, nodes)

@@ -229,6 +229,10 @@ def _of_arrays(path: Path, how: Reading) -> Examples:
             f"array {how.label!r} has shape {labels.shape} and type {labels.dtype}; labels have "
             "one axis"
         )
+    if not len(labels):
+        raise InputError(f"{path} has no rows")
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8")
     columns, names, pictures = {}, [], None
     for name, array in arrays.items():
         if name in how.ignore:

@@ -87,6 +87,7 @@ class Training(Generic[Learned, Learner]):
             ),
             seed=(0 <= self.seed < 2**32, "in [0, 2**32)"),
             twin=(not self.twin or self.until is None, "false where until is given"),
+            until=(self.until is None or math.isfinite(self.until), "a finite number"),
         )
         for name in ("width", "depth"):
             if getattr(self.task, name, 1) < 1:

@@ -8,7 +8,7 @@ from snrgate.annotations import Array, PyTree
 from snrgate.lab.errors import InputError
 from snrgate.lab.tasks.task import Task
 from snrgate.lab.training.loop import Batches, exact_moments
-from snrgate.lab.training.optimizers import OPTIMIZERS, Built, Gated, Optimizer
+from snrgate.lab.training.optimizers import OPTIMIZERS, Built, Gated, Optimizer, Soap
 from snrgate.theory.population import monitored, population_risk
 
 __all__ = ["risk_columns", "watched"]
@@ -24,10 +24,11 @@ def watched(optimizer: Optimizer, task: Task) -> Built:
     Raises:
         InputError: the task has several groups, or the optimizer other gradients.
     """
-    if len(task.groups) != 1 or type(optimizer) not in OPTIMIZERS.values():
+    followed = {name: kind for name, kind in OPTIMIZERS.items() if kind is not Soap}
+    if len(task.groups) != 1 or type(optimizer) not in followed.values():
         raise InputError(
             "risk = True needs one kind of examples and one of the optimizers "
-            f"{', '.join(OPTIMIZERS)}; leave it out here"
+            f"{', '.join(followed)}; leave it out here"
         )
     built, (group,) = optimizer.build(task), task.groups
     if isinstance(optimizer, Gated):
