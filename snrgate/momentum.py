@@ -74,8 +74,8 @@ def is_plain_average(
         inner: the transformation.
         state: its state.
         params: the parameters, or a tree of their structure and shapes.
-        memory: what a state remembers of the gradients before, the momentum first; by default that
-            of the state in which :func:`inner_momentum` finds one.
+        memory: what a state remembers of the gradients before, the average first; by default that
+            of the state in which :func:`inner_momentum` finds a momentum.
 
     Returns:
         Whether it is; also true where ``inner`` cannot be traced without further arguments.

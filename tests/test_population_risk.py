@@ -210,6 +210,12 @@ UNSEEN = {
     "averaged": (optax.chain(ADAM, optax.ema(0.9)), "EmaState"),
     "masked": (optax.masked(ADAM, {"w": True, "b": False}), "MaskedState"),
     "adopt": (optax.contrib.adopt(0.1), "no plain average"),
+    "yogi": (optax.yogi(0.1), "second moment of this optimizer is no plain average"),
+    "adamax": (optax.adamax(0.1), "second moment of this optimizer is no plain average"),
+    "gated adamax": (
+        snrgate.snr_gate(optax.adamax(0.1), dataset_size=9),
+        "second moment of this optimizer is no plain average",
+    ),
     "soap": (snrgate.soap(0.1), "PartitionState"),
     "gated, clipped": (
         snrgate.snr_gate(optax.chain(optax.clip(1.0), optax.scale_by_adam())),

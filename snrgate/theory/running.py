@@ -122,14 +122,7 @@ def check_plain(tx: optax.GradientTransformation, state: Any, params: PyTree) ->
         ValueError: it has such a momentum.
     """
     keeper = _keeper(state)
-    if keeper is None:
-        return
-    fields = [name for name in (_NAMES[type(keeper)], "nu") if hasattr(keeper, name)]
-
-    def memory(state: Any) -> tuple[PyTree, ...]:
-        return tuple(getattr(_keeper(state), name) for name in fields)
-
-    if not is_plain_average(tx, state, params, memory):
+    if keeper is not None and not _is_plain(tx, state, params, _NAMES[type(keeper)]):
         raise ValueError(
             "the momentum of this optimizer is no plain average of its gradients, as that of "
             "optax.contrib.adopt, which divides them first; take optax.sgd, optax.adam, or a gate "
@@ -146,10 +139,15 @@ def check_followed(tx: optax.GradientTransformation, state: Any, params: PyTree)
         params: the parameters.
 
     Raises:
-        ValueError: something stands before the momentum, around it or behind it, or it is no plain
-            average of the gradients.
+        ValueError: something stands before the momentum, around it or behind it, it is no plain
+            average of the gradients, or the second moment none of their squares.
     """
     check_plain(tx, state, params)
+    if hasattr(_keeper(state), "nu") and not _is_plain(tx, state, params, "nu"):
+        raise ValueError(
+            "the second moment of this optimizer is no plain average of squared gradients, as that "
+            "of optax.yogi or optax.adamax; take optax.adam, or a gate around it"
+        )
     shapes = {jnp.shape(p) for p in jax.tree.leaves(params)}
     for name in _unseen(state, _keeper(state), shapes):
         raise ValueError(
@@ -158,6 +156,22 @@ def check_followed(tx: optax.GradientTransformation, state: Any, params: PyTree)
             "optax.adam or a gate around them: leave out what stands before it or around it, or "
             "take another optimizer"
         )
+
+
+def _is_plain(tx: optax.GradientTransformation, state: Any, params: PyTree, field: str) -> bool:
+    """Whether a field of the state that keeps the momentum is a plain average."""
+
+    def memory(state: Any) -> tuple[PyTree, ...]:
+        keeper = _keeper(state)
+        return getattr(keeper, field), keeper
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        sums = jax.tree.map(jnp.ones_like, updates)  # those of most gates may have this shape
+        return optax.with_extra_args_support(tx).update(
+            updates, state, params, sum_sq_diff_grads=sums, sample_size=2.0
+        )
+
+    return is_plain_average(optax.GradientTransformation(tx.init, update), state, params, memory)
 
 
 def _unseen(node: Any, keeper: Any, shapes: set[tuple[int, ...]]) -> Iterator[str]:
