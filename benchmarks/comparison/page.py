@@ -163,6 +163,7 @@ def page(stored: Stored) -> str:
             cosine=said_ratio(values, COSINE),
             again=said_ratio(values, RETRAINED),
             over_again=said_ratio(values, "gate", RETRAINED),
+            tuned=said_ratio(values, "gate, tuned by twin"),
             tuned_over_again=said_ratio(values, "gate, tuned by twin", RETRAINED),
             elr=said_ratio(values, "ELR, hold-out"),
             fixed=said_ratio(values, "gate", FIXED),
