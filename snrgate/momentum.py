@@ -10,7 +10,7 @@ from jax.interpreters import partial_eval
 
 from snrgate.annotations import Array, Float, PyTree, Scalar
 
-__all__ = ["inner_momentum", "is_plain_average", "observed_decay"]
+__all__ = ["first_state", "inner_momentum", "is_plain_average", "observed_decay"]
 
 # States whose ``mu`` is an exponential average of the gradients they are given.
 _WITH_MOMENTUM = (optax.ScaleByAdamState, optax.ScaleByLionState)
@@ -32,7 +32,7 @@ def inner_momentum(state: optax.OptState, params: PyTree) -> PyTree | None:
     Returns:
         The momentum, not bias-corrected, or ``None``.
     """
-    state = _first(state)
+    state = first_state(state)
     if not isinstance(state, _WITH_MOMENTUM):
         return None
     trees = state.mu, params
@@ -42,8 +42,12 @@ def inner_momentum(state: optax.OptState, params: PyTree) -> PyTree | None:
     return state.mu if same else None
 
 
-def _first(state: optax.OptState) -> Any:
-    """The state of the transformation that sees the gradients as they come."""
+def first_state(state: optax.OptState) -> Any:
+    """The state of the transformation that sees the gradients as they come.
+
+    Args:
+        state: state of any optax transformation.
+    """
     while type(state) is tuple and state:
         state = state[0]
     return state
@@ -51,7 +55,7 @@ def _first(state: optax.OptState) -> Any:
 
 def _memory(state: optax.OptState) -> tuple[PyTree, ...]:
     """The momentum and the second moment."""
-    first = _first(state)
+    first = first_state(state)
     return first.mu, getattr(first, "nu", ())
 
 

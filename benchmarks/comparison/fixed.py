@@ -33,10 +33,12 @@ def fixed(ends: Ends) -> dict[str, dict[str, dict[int, float]]]:
         By row: that of the setting which the other data sets choose, and that of the setting which
         all rows together choose in hindsight.
     """
-    values = {}
+    if not ends:
+        return {}
+    whole, values = best_setting(ends, ends), {}
     for row, of_row in ends.items():
         others = [other for other in ends if data_set(other) != data_set(row)]
-        values[row] = {HINDSIGHT: dict(of_row[best_setting(ends, ends)])}
+        values[row] = {HINDSIGHT: dict(of_row[whole])}
         if others:
             values[row][FIXED] = dict(of_row[best_setting(ends, others)])
     return values

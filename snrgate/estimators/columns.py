@@ -135,18 +135,19 @@ def _kinds(column: np.ndarray) -> set[str]:
 def _check_categories(name: str, column: np.ndarray) -> None:
     """Refuse values of which no list of categories can be made, and those that are quantities."""
     given = [value for value in column if value is not None]
-    for value in given:
-        if isinstance(value, _QUANTITIES) or type(value).__name__ == "Period":  # of pandas
+    kinds = dict.fromkeys(map(type, given))
+    for kind in kinds:
+        if issubclass(kind, _QUANTITIES) or kind.__name__ == "Period":  # of pandas
             raise ValueError(
-                f"column {name!r} holds values of type {type(value).__name__}, of which each would "
+                f"column {name!r} holds values of type {kind.__name__}, of which each would "
                 "be a category of its own; turn it into real numbers"
             )
     try:
         sorted(set(given))
     except TypeError as error:
-        kinds = ", ".join(sorted({type(value).__name__ for value in given}))
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise ValueError(
-            f"column {name!r} holds values of the types {kinds}, which cannot be sorted into "
+            f"column {name!r} holds values of the types {names}, which cannot be sorted into "
             "categories; make all of them texts, or all of them numbers"
         ) from error
 

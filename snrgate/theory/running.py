@@ -9,7 +9,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from snrgate.annotations import Array, PyTree
-from snrgate.momentum import is_plain_average, observed_decay
+from snrgate.momentum import first_state, is_plain_average, observed_decay
 from snrgate.state import SnrGateState
 
 __all__ = ["check_followed", "check_plain", "running_sum", "second_decay", "shifted", "step_of_sum"]
@@ -192,8 +192,7 @@ def _unseen(node: Any, keeper: Any, shapes: set[tuple[int, ...]]) -> Iterator[st
 
 def _keeper(state: Any) -> Any:
     """The state that keeps the momentum, or ``None``."""
-    if type(state) is tuple and state:
-        return _keeper(state[0])
+    state = first_state(state)
     if isinstance(state, SnrGateState):
         found = _keeper(state.inner_state)
         # A gate that keeps its own momentum found that of Adam's state to be no plain average.
